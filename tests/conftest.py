@@ -1,0 +1,142 @@
+"""What every test may rely on: both event loops, one seed, and a Postgres.
+
+Fixtures of one subject live with its tests. Nothing here knows workflows or runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import random
+import secrets
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Drawn once and inherited by the workers of a parallel run, which must all collect the same tests.
+DRAWN = os.environ.setdefault("LEASEHOLD_TEST_SEED_DRAWN", str(secrets.randbelow(2**32)))
+SEED = int(os.environ.get("LEASEHOLD_TEST_SEED") or DRAWN)
+
+# No deadline per example: on a busy machine it measures the machine. The blob of a failure goes into a rerun as it is.
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+# A failure found by CI must be the same failure for whoever repeats its seed, so no examples of earlier runs mix in.
+hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, database=None)
+
+
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its option
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Hypothesis draw from our seed, in CI or when a seed was asked for.
+
+    Otherwise it keeps its own ways: a fixed seed makes it forget the failures that it remembers from earlier runs.
+    """
+    in_ci = bool(os.environ.get("CI"))
+    hypothesis.settings.load_profile("ci" if in_ci else "default")
+    if (in_ci or "LEASEHOLD_TEST_SEED" in os.environ) and config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = SEED
+
+
+def pytest_report_header() -> str:
+    """Say how to repeat what chance decided."""
+    return f"seed: {SEED} (repeat with LEASEHOLD_TEST_SEED={SEED})"
+
+
+@pytest.hookimpl(tryfirst=True)  # before anyio runs the test
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Cancel a test on both loops at four fifths of its time limit, so that its `finally` blocks run.
+
+    pytest-timeout's alarm comes later, and is for tests that block the loop: anyio's runner for trio answers the alarm
+    by waiting until the hung test ends by itself.
+    """
+    test = pyfuncitem.obj
+    if "anyio_backend" not in pyfuncitem.funcargs or not inspect.iscoroutinefunction(test):
+        return
+
+    @functools.wraps(test)
+    async def cancelled_when_hung(**fixtures: object) -> None:
+        with anyio.fail_after(time_limit_s(pyfuncitem) * 0.8):
+            await test(**fixtures)
+
+    pyfuncitem.obj = cancelled_when_hung
+
+
+def time_limit_s(item: pytest.Function) -> float:
+    """The limit that pytest-timeout applies: the marker's, the command line's, or the configured one; 0 means none."""
+    marker = item.get_closest_marker("timeout")
+    if marker is not None:
+        limit = marker.args[0] if marker.args else marker.kwargs["timeout"]
+    else:
+        limit = item.config.getoption("timeout")
+        limit = item.config.getini("timeout") if limit is None else limit
+    return float(limit) or float("inf")
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    """Chance that can be repeated: the same for every test of one seed, whatever the order."""
+    return random.Random(SEED)
+
+
+@pytest.fixture(params=["asyncio", "trio"], scope="module")
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Both event loops, for every test marked `anyio`."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A running server: the one that LEASEHOLD_TEST_DATABASE_URL names, else a private one for this session.
+
+    Its own database is nobody's to write to; see `database_url`.
+    """
+    if configured := os.environ.get("LEASEHOLD_TEST_DATABASE_URL"):
+        yield configured
+        return
+    from adapters.embedded_postgres import embedded_postgres
+
+    with tempfile.TemporaryDirectory(prefix="leasehold-") as directory:
+        # As root the server runs as another user, who has to reach its data through this folder.
+        Path(directory).chmod(0o755)
+        with embedded_postgres(Path(directory)) as server:
+            yield server.url
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """An empty database of the test's own, gone afterwards with whoever is still connected."""
+    name = f"leasehold_test_{secrets.token_hex(6)}"
+    execute(postgres_url, f"CREATE DATABASE {name}")
+    yield with_database(postgres_url, name)
+    execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def execute(url: str, statement: str) -> None:
+    """Run one statement on a connection of its own, also while the test's event loop runs in this thread."""
+
+    async def connect_and_execute() -> None:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            await connection.execute(statement, timeout=30)
+        finally:
+            await connection.close(timeout=10)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, connect_and_execute()).result()
+
+
+def with_database(url: str, name: str) -> str:
+    """Name another database of the same server; the host may stand in the query, as for a socket."""
+    parts = urlsplit(url)
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}/{name}{query}"
