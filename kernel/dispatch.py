@@ -1,0 +1,174 @@
+"""START HERE: every command of the engine, and how one travels.
+
+A command is a frozen value. `Kernel.dispatch` looks up its row in the table below and calls the handler with the
+kernel's ports. Most commands change one run's history: the handler prepares what it needs, hands a pure `decide`
+function to the run's journal, and returns the decision's result. The journal (`kernel/journal.py`, or the run's actor
+in the runtime) loads the state, decides, appends on condition that nothing changed meanwhile, and decides again when
+something did. Claiming, reaping and unparking touch no history, only who may extend it, and ask the store directly.
+
+To follow one command to the database, always forward:
+
+1. its row in `ROUTES` names its module in `kernel/commands/`: the command, its result, what it touches, its handler;
+2. its `decide_*` function there (pure) calls the rules in `kernel/model/`, which answer with facts;
+3. `journals.record` or `journals.create` (`kernel/ports/journals.py`; without a runtime `kernel/journal.py`) turns the
+   facts into one `Append` (`kernel/ports/persistence.py`);
+4. `store.append` makes it rows: `adapters/postgres/`, or `adapters/memory/`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from kernel.command import Command
+from kernel.commands.cancel_run import CancelRun, cancel_run
+from kernel.commands.claim_pending_runs import ClaimPendingRuns, claim_pending_runs
+from kernel.commands.create_run import CreateRun, create_run
+from kernel.commands.execute_job import ExecuteJob, execute_job
+from kernel.commands.reap_stale_leases import ReapStaleLeases, reap_stale_leases
+from kernel.commands.transition_run import TransitionRun, transition_run
+from kernel.commands.unpark_run import UnparkRun, unpark_run
+from kernel.errors import InvalidCommand
+from kernel.journal import ForeignJournals
+from kernel.payloads import Limits
+from kernel.ports.blobs import BlobStore
+from kernel.ports.clock import Clock
+from kernel.ports.executor import Executor
+from kernel.ports.ids import Ids
+from kernel.ports.journals import Journals
+from kernel.ports.persistence import Persistence
+from kernel.ports.registry import WorkflowRegistry
+
+__all__ = ["ROUTES", "Kernel", "Ports", "Route", "parse_command", "route"]
+
+R = TypeVar("R")
+C = TypeVar("C", bound="Command[Any]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything that handlers may touch; each handler's own protocol says which part it does."""
+
+    store: Persistence
+    journals: Journals
+    blobs: BlobStore
+    clock: Clock
+    ids: Ids
+    registry: WorkflowRegistry
+    executor: Executor
+    limits: Limits
+
+    @property
+    def sessions(self) -> Persistence:
+        """The store, as the keeper of leases."""
+        return self.store
+
+    @property
+    def claims(self) -> Persistence:
+        """The store, as the place where runs are taken."""
+        return self.store
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[C, R]):
+    """A command and its handler."""
+
+    command: type[C]
+    handler: Callable[[C, Ports], Awaitable[R]]
+
+
+def route(command: type[C], handler: Callable[[C, Ports], Awaitable[R]]) -> Route[C, R]:
+    """A row of the table; the type variables tie the handler to its command, which `Any` in a table would not."""
+    return Route(command, handler)
+
+
+ROUTES: Mapping[type[Command[Any]], Route[Any, Any]] = {
+    CreateRun: route(CreateRun, create_run),
+    ClaimPendingRuns: route(ClaimPendingRuns, claim_pending_runs),
+    ExecuteJob: route(ExecuteJob, execute_job),
+    TransitionRun: route(TransitionRun, transition_run),
+    CancelRun: route(CancelRun, cancel_run),
+    ReapStaleLeases: route(ReapStaleLeases, reap_stale_leases),
+    UnparkRun: route(UnparkRun, unpark_run),
+}
+
+
+class Kernel:
+    """The engine without a runtime: give it ports, dispatch commands.
+
+    Holds no state of its own; any number of kernels may share a store.
+    """
+
+    def __init__(
+        self,
+        *,
+        persistence: Persistence,
+        blob_store: BlobStore,
+        clock: Clock,
+        ids: Ids,
+        registry: WorkflowRegistry,
+        executor: Executor,
+        journals: Journals | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.ports: Ports = Ports(
+            store=persistence,
+            journals=journals or ForeignJournals(persistence, blob_store, clock, ids),
+            blobs=blob_store,
+            clock=clock,
+            ids=ids,
+            registry=registry,
+            executor=executor,
+            limits=limits or Limits(),
+        )
+
+    async def dispatch(self, command: Command[R], /) -> R:
+        """Carry out one command and return its result.
+
+        Raises: what the command's handler documents, all of it `EngineError`.
+        """
+        found = ROUTES.get(type(command))
+        if found is None:
+            raise InvalidCommand(f"{type(command).__name__} is not a command.", field="type", hint=_known())
+        result: R = await found.handler(command, self.ports)
+        return result
+
+
+def parse_command(data: Mapping[str, Any], /) -> Command[Any]:
+    """The command in a JSON object: its `type` and its fields, in Python's spelling.
+
+    Raises: InvalidCommand, naming the field that is absent, unknown or wrong.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidCommand(f"A command is a JSON object, not {type(data).__name__}.", field="type", hint=_known())
+    kind = data.get("type")
+    command_class = next((command for command in ROUTES if command.type == kind), None)
+    if command_class is None:
+        raise InvalidCommand(f"{kind!r} is not a command.", field="type", hint=_known())
+    given = {name: value for name, value in data.items() if name != "type"}
+    known = set(inspect.signature(command_class).parameters)
+    unknown = sorted(given.keys() - known)
+    if unknown:
+        hint = f"Its fields: {', '.join(sorted(known))}."
+        raise InvalidCommand(f'"{kind}" has no field "{unknown[0]}".', field=unknown[0], hint=hint)
+    try:
+        return _reader(command_class.type).validate_python(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidCommand(f'"{kind}": {where}: {first["msg"]}.', field=where) from None
+
+
+@cache
+def _reader(kind: str) -> TypeAdapter[Command[Any]]:
+    """What reads a command of this type; making one takes longer than reading a thousand commands."""
+    return TypeAdapter(next(command for command in ROUTES if command.type == kind))
+
+
+def _known() -> str:
+    return f"Commands: {', '.join(sorted(command.type for command in ROUTES))}."

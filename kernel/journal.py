@@ -1,0 +1,163 @@
+"""Journals of runs that have no actor in this process: load, decide, append from outside, look again on conflict.
+
+Stateless: every call reads the history anew, so any process with a store can use it, with or without the user's
+code. What is appended here leaves the run's owner in place and raises its attention.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Protocol, TypeVar
+
+from kernel.errors import StaleVersion
+from kernel.model.draft import Decision, Moment
+from kernel.model.facts import CorruptHistory, decode_facts, encode_facts
+from kernel.model.head import head_of
+from kernel.model.run import RunState, fold
+from kernel.model.stage import Body
+from kernel.ports.blobs import BlobStore
+from kernel.ports.clock import Clock
+from kernel.ports.ids import Ids
+from kernel.ports.journals import Create, Decide
+from kernel.ports.persistence import (
+    Append,
+    Appends,
+    Histories,
+    HistoryRow,
+    KeyRecord,
+    Lease,
+    Mode,
+    NewRun,
+    StoredHistory,
+)
+
+__all__ = ["ForeignJournals", "JournalStore", "append_of", "fetch_payloads", "fold_stored", "inline_bodies"]
+
+R = TypeVar("R")
+
+CONFLICTS_MAX = 20
+"""How often a caller's command is decided again before it gives up; the ends of attempts never give up."""
+
+
+class JournalStore(Appends, Histories, Protocol):
+    """What a journal needs of a store."""
+
+
+class ForeignJournals:
+    """`Journals` over a store alone; appends in the modes `create` and `foreign`."""
+
+    def __init__(self, store: JournalStore, blobs: BlobStore, clock: Clock, ids: Ids) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._clock = clock
+        self._ids = ids
+
+    async def create(self, _run_id: str, decide: Create[R], /, *, new: NewRun, key: KeyRecord | None) -> R:
+        """Begin a history that nobody owns; a supervisor will claim it."""
+        moment = Moment(now=self._clock.now(), append_id=self._ids.append_id())
+        decision = decide(moment)
+        await self._store.append(append_of(decision, moment, mode="create", expected=0, new=new, key=key))
+        return decision.result
+
+    async def record(self, run_id: str, decide: Decide[R], /, *, ends_attempt: bool = False) -> R:
+        """Decide on the stored history and append from outside."""
+        conflicts = 0
+        state: RunState | None = None
+        while True:
+            after = 0 if state is None else state.seq
+            stored = await self._store.load(run_id, after=after, bodies=False)
+            if stored.head.seq < after:
+                # The store lost what it had acknowledged (a failover, a restore): what was read of it is void.
+                state = None
+                continue
+            state = fold_stored(stored, state)
+            moment = Moment(now=self._clock.now(), append_id=self._ids.append_id())
+            decision = decide(state, moment)
+            if not decision.facts:
+                return decision.result
+            try:
+                await self._store.append(append_of(decision, moment, mode="foreign", expected=state.seq))
+            except StaleVersion:
+                conflicts += 1
+                if conflicts >= CONFLICTS_MAX and not ends_attempt:
+                    raise
+                continue
+            return decision.result
+
+    async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
+        """Read inline payloads from the history and the others from the blob store."""
+        inline = [body for body in bodies if body.blob is None]
+        rows = (await self._store.load(run_id)).rows if inline else ()
+        return await fetch_payloads(run_id, bodies, inline_bodies(rows), self._blobs)
+
+
+def inline_bodies(rows: Collection[HistoryRow]) -> Mapping[int, bytes]:
+    """The inline payloads of these rows by the sequence number of their fact."""
+    return {int(seq): data for row in rows for seq, data in row.bodies.items()}
+
+
+async def fetch_payloads(
+    run_id: str, bodies: Collection[Body], inline: Mapping[int, bytes], blobs: BlobStore
+) -> Mapping[Body, bytes]:
+    """The payloads of `bodies`, given the run's inline ones.
+
+    Raises: CorruptHistory, when an inline payload is absent or a blob's bytes are not those that were recorded;
+    BlobNotFound; Unavailable.
+    """
+    found: dict[Body, bytes] = {}
+    for body in bodies:
+        if body.blob is not None:
+            data = await blobs.get(body.blob.key)
+            if hashlib.sha256(data).hexdigest() != body.blob.digest:
+                raise CorruptHistory(run_id, f'blob "{body.blob.key}" is not what was recorded')
+            found[body] = data
+        elif body.seq in inline:
+            found[body] = inline[body.seq]
+        else:
+            raise CorruptHistory(run_id, f"the payload of event {body.seq} is absent")
+    return found
+
+
+def fold_stored(stored: StoredHistory, state: RunState | None = None) -> RunState:
+    """The state that a stored history (or its continuation after `state`) tells.
+
+    Raises: CorruptHistory, when it cannot be read or ends before its head does; IllegalTransition.
+    """
+    run_id = stored.head.run_id
+    rows = ((row.first_seq, row.at, decode_facts(row.events, run_id=run_id)) for row in stored.rows)
+    folded = fold(run_id, rows, state)
+    if folded.seq < stored.head.seq:
+        raise CorruptHistory(run_id, f"it ends at sequence {folded.seq}, and its head is at {stored.head.seq}")
+    return folded
+
+
+def append_of(
+    decision: Decision[object],
+    moment: Moment,
+    *,
+    mode: Mode,
+    expected: int,
+    lease: Lease | None = None,
+    new: NewRun | None = None,
+    key: KeyRecord | None = None,
+) -> Append:
+    """The append that makes a decision durable."""
+    bodies = None
+    if decision.bodies:
+        # Each payload is valid JSON already; joining the texts spares parsing and encoding them again.
+        bodies = b"{" + b",".join(b'"%d":%b' % (seq, data) for seq, data in decision.bodies.items()) + b"}"
+    return Append(
+        mode=mode,
+        run_id=decision.state.run_id,
+        append_id=moment.append_id,
+        expected=expected,
+        seq=decision.state.seq,
+        at=moment.now,
+        head=head_of(decision.state),
+        events=encode_facts(decision.facts),
+        bodies=bodies,
+        lease=lease,
+        new=new,
+        key=key,
+    )

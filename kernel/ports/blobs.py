@@ -1,0 +1,35 @@
+"""Large payloads, outside the database's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+__all__ = ["BlobStore"]
+
+
+class BlobStore(Protocol):
+    """Bytes under keys. Keys are slash-separated texts; engine keys contain an attempt's token and are written once.
+
+    Every call may raise Unavailable.
+    """
+
+    async def put(self, key: str, data: bytes, /) -> None:
+        """Store the bytes durably, replacing what was there."""
+        ...
+
+    async def get(self, key: str, /) -> bytes:
+        """The bytes. Raises: BlobNotFound."""
+        ...
+
+    async def has(self, key: str, /) -> bool:
+        """Whether the key exists."""
+        ...
+
+    async def delete(self, key: str, /) -> None:
+        """Remove the key; an absent key is no error."""
+        ...
+
+    async def list(self, prefix: str, /) -> Sequence[str]:
+        """The keys that begin with the prefix, in order."""
+        ...
