@@ -1,0 +1,10 @@
+"""Adapters that keep everything in this process: for tests, simulation and the kernel by hand.
+
+They refuse what the durable ones refuse, and what they hold is gone with the process.
+"""
+
+from adapters.memory.blobs import MemoryBlobStore
+from adapters.memory.ids import SeededIds
+from adapters.memory.persistence import MemoryPersistence
+
+__all__ = ["MemoryBlobStore", "MemoryPersistence", "SeededIds"]

@@ -1,0 +1,137 @@
+"""Leases: opening, renewing and ending sessions, and taking runs for them.
+
+A lease ends by the store's clock, whether or not anybody looks; *condemning* says so for ever, and only the runs of
+condemned sessions may be taken. A session that has expired can no longer renew, so it cannot come back either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from heapq import nsmallest
+
+from adapters.memory.tables import Run, Session, Tables, history_of
+from kernel.errors import LeaseLost, WorkflowNotFound
+from kernel.model.facts import FORMAT
+from kernel.ports.persistence import Beat, Claimed, Lease, SessionInfo
+
+__all__ = ["beat", "close", "condemn", "open_new", "take"]
+
+PRIORITY_STEP = timedelta(seconds=10)
+"""How much waiting one step of priority is worth; the order is then a constant of the run, and nothing starves."""
+
+DUE_MAX = 100
+"""A heartbeat counts runnable runs up to here: more would not change what anybody does."""
+
+
+def open_new(
+    tables: Tables,
+    session_id: str,
+    info: SessionInfo,
+    workflows: Sequence[tuple[str, str]],
+    *,
+    lease: timedelta,
+    now: datetime,
+) -> None:
+    """Begin a lease. Raises: WorkflowNotFound, for a definition that nobody has registered."""
+    for workflow_id, version in workflows:
+        if (workflow_id, version) not in tables.workflows:
+            known = (known_id for known_id, _ in tables.workflows)
+            raise WorkflowNotFound(workflow_id, version=version, known=known)
+    tables.sessions[session_id] = Session(
+        session_id=session_id,
+        info=info,
+        definitions=frozenset(workflows),
+        lease=lease,
+        expires_at=now + lease,
+    )
+
+
+def close(tables: Tables, session_id: str) -> None:
+    """End a lease before its time; repeated or unknown, it does nothing."""
+    session = tables.sessions.get(session_id)
+    if session is not None:
+        session.condemned = True
+        tables.forget_if_done(session)
+
+
+def condemn(tables: Tables, now: datetime, *, limit: int | None = None) -> Sequence[str]:
+    """Condemn sessions that have expired, longest first, and return their ids."""
+    expired = [session for session in tables.sessions.values() if not session.condemned and not session.live(now)]
+    expired.sort(key=lambda session: session.expires_at)
+    for session in expired[:limit]:
+        session.condemned = True
+        tables.forget_if_done(session)
+    return tuple(session.session_id for session in expired[:limit])
+
+
+def beat(tables: Tables, session_id: str, now: datetime, *, adrift: bool) -> Beat:
+    """Renew, condemn the others that have expired, and tell what is new."""
+    session = tables.find_live(session_id, now)
+    if session is not None:
+        session.expires_at = now + session.lease
+    condemn(tables, now)
+    if session is None:
+        return Beat(alive=False, now=now)
+    runnable, next_due_at = _outlook(tables, session, now)
+    return Beat(
+        alive=True,
+        now=now,
+        attention=tuple(run.run_id for run in session.runs.values() if run.attention),
+        adrift=tuple((run.run_id, run.claim) for run in session.runs.values()) if adrift else (),
+        due=min(runnable, DUE_MAX),
+        next_due_at=next_due_at,
+        others=sum(other is not session for other in tables.live_sessions(now)),
+    )
+
+
+def take(tables: Tables, session_id: str, limit: int, now: datetime) -> Sequence[Claimed]:
+    """Give the session up to `limit` runs. Raises: LeaseLost."""
+    session = tables.find_live(session_id, now)
+    if session is None:
+        raise LeaseLost(None, session_id=session_id)
+    orphans = nsmallest(limit, _orphans(tables, session), key=_claiming_order)
+    waiting = _known(tables.waiting.values(), session)
+    ready = (run for run in waiting if run.wake_at is not None and run.wake_at <= now)
+    due = nsmallest(limit - len(orphans), ready, key=_claiming_order)
+    return tuple(_taken(tables, run, session, now) for run in (*orphans, *due))
+
+
+def _taken(tables: Tables, run: Run, session: Session, now: datetime) -> Claimed:
+    previous = run.owner
+    run.claim += 1
+    # Whoever takes the run reads its whole history now, so what was to be noticed has been.
+    run.attention = False
+    run.updated_at = now
+    tables.place(run, owner=session.session_id, wake_at=None)
+    lease = Lease(session_id=session.session_id, claim=run.claim)
+    return Claimed(lease=lease, previous_owner=previous, history=history_of(tables, run, now))
+
+
+def _outlook(tables: Tables, session: Session, now: datetime) -> tuple[int, datetime | None]:
+    """How many runs the session could take now, and when the next one falls due."""
+    runnable = sum(1 for _ in _orphans(tables, session))
+    next_due_at: datetime | None = None
+    for run in _known(tables.waiting.values(), session):
+        assert run.wake_at is not None
+        if run.wake_at <= now:
+            runnable += 1
+        elif next_due_at is None or run.wake_at < next_due_at:
+            next_due_at = run.wake_at
+    return runnable, next_due_at
+
+
+def _orphans(tables: Tables, session: Session) -> Iterable[Run]:
+    """Runs of condemned sessions that this one knows."""
+    for other in tables.sessions.values():
+        if other.condemned and other.runs:
+            yield from _known(other.runs.values(), session)
+
+
+def _known(runs: Iterable[Run], session: Session) -> Iterable[Run]:
+    return (run for run in runs if run.definition in session.definitions and run.format <= FORMAT)
+
+
+def _claiming_order(run: Run) -> datetime:
+    since = run.updated_at if run.wake_at is None else run.wake_at
+    return since - run.new.priority * PRIORITY_STEP

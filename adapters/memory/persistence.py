@@ -1,0 +1,228 @@
+"""A store of runs in this process's memory, as strict as the durable ones.
+
+Each call is one transaction: `MemoryPersistence` gives way to other tasks, then does the whole work at once under a
+lock (heartbeats come from other threads), then gives way again, so that a caller learns of its own effect no sooner
+than anybody else may. The work itself is plain functions over `Tables` in the neighbouring modules.
+
+Several supervisors may share one object, as several processes share a database. Time is the given clock's alone:
+leases end and runs fall due when it says so. Everybody who waits for hints must do so in one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import TypeVar
+from uuid import uuid4
+
+from anyio import Event, get_current_task
+from anyio.lowlevel import checkpoint
+
+from adapters.log_lines import storable_line
+from adapters.memory import appends, leases, listings, logs
+from adapters.memory.payloads import check_append, check_workflow
+from adapters.memory.tables import Tables, head_row, history_of
+from kernel.errors import EngineError, RunNotFound
+from kernel.ports.clock import Clock
+from kernel.ports.persistence import (
+    Append,
+    Beat,
+    Claimed,
+    HeadRow,
+    LogLine,
+    Page,
+    RunQuery,
+    SessionInfo,
+    StoredHistory,
+    WorkflowRecord,
+)
+
+__all__ = ["MemoryHeartbeat", "MemoryPersistence"]
+
+T = TypeVar("T")
+
+
+class MemoryPersistence:
+    """`Persistence` without a database.
+
+    `lease` is what a session gets that names none. `session_ids` draws the ids of sessions; a simulation passes one
+    that its seed determines. `workflows` are registered from the beginning.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        lease: timedelta = timedelta(seconds=10),
+        session_ids: Callable[[], str] = lambda: str(uuid4()),
+        workflows: Sequence[WorkflowRecord] = (),
+    ) -> None:
+        self._clock = clock
+        self._lease = lease
+        self._session_ids = session_ids
+        self._tables = Tables(workflows=_checked(workflows))
+        self._lock = Lock()
+        self._hints = 0
+        # How many hints each waiting task has heard of: those that come while it is busy are kept for it as one.
+        self._heard: dict[int, int] = {}
+        self._listening: set[Event] = set()
+
+    # -- Appends ------------------------------------------------------------------------------------------------------
+
+    async def append(self, append: Append, /) -> None:
+        bodies = check_append(append)
+        try:
+            await checkpoint()
+        except BaseException:
+            # Sent is sent: it lands although nobody waits for the answer any more, and a refusal has no listener.
+            with suppress(EngineError):
+                self._write(append, bodies)
+            raise
+        self._write(append, bodies)
+        await checkpoint()
+
+    def _write(self, append: Append, bodies: Mapping[str, bytes]) -> None:
+        if self._at_once(lambda tables, now: appends.write(tables, append, bodies, now)):
+            self._hints += 1
+            for event in self._listening:
+                event.set()
+
+    # -- Histories ----------------------------------------------------------------------------------------------------
+
+    async def load(self, run_id: str, /, *, after: int = 0, bodies: bool = True) -> StoredHistory:
+        def read(tables: Tables, now: datetime) -> StoredHistory:
+            if run_id not in tables.runs:
+                raise RunNotFound(run_id)
+            return history_of(tables, tables.runs[run_id], now, after=after, bodies=bodies)
+
+        return await self._in_turn(read)
+
+    async def heads(self, run_ids: Sequence[str], /) -> Mapping[str, HeadRow]:
+        def read(tables: Tables, now: datetime) -> Mapping[str, HeadRow]:
+            found = (tables.runs[run_id] for run_id in run_ids if run_id in tables.runs)
+            return {run.run_id: head_row(tables, run, now) for run in found}
+
+        return await self._in_turn(read)
+
+    async def find_key(self, command_type: str, scope: str, key: str, /) -> str | None:
+        def read(tables: Tables, now: datetime) -> str | None:
+            holder = tables.keys.get((command_type, scope, key))
+            return holder.run_id if holder is not None and holder.expires_at > now else None
+
+        return await self._in_turn(read)
+
+    # -- Workflows ----------------------------------------------------------------------------------------------------
+
+    async def register_workflows(self, records: Sequence[WorkflowRecord], /) -> None:
+        definitions = _checked(records)
+        await self._in_turn(lambda tables, _now: tables.workflows.update(definitions))
+
+    async def find_workflow(self, workflow_id: str, version: str, /) -> WorkflowRecord | None:
+        return await self._in_turn(lambda tables, _now: tables.workflows.get((workflow_id, version)))
+
+    async def unpark_workflows(self, definitions: Sequence[tuple[str, str, str | None]], /) -> int:
+        return await self._in_turn(lambda tables, now: appends.unpark_all(tables, definitions, now))
+
+    # -- Sessions -----------------------------------------------------------------------------------------------------
+
+    async def open_session(
+        self, info: SessionInfo, workflows: Sequence[tuple[str, str]], /, *, lease: timedelta | None = None
+    ) -> str:
+        session_id = self._session_ids()
+        length = self._lease if lease is None else lease
+        await self._in_turn(
+            lambda tables, now: leases.open_new(tables, session_id, info, workflows, lease=length, now=now)
+        )
+        return session_id
+
+    async def renew(self, session_id: str, /) -> Beat:
+        return await self._in_turn(lambda tables, now: leases.beat(tables, session_id, now, adrift=False))
+
+    def heartbeat(self, session_id: str, /) -> MemoryHeartbeat:
+        return MemoryHeartbeat(
+            lambda adrift: self._at_once(lambda tables, now: leases.beat(tables, session_id, now, adrift=adrift))
+        )
+
+    async def close_session(self, session_id: str, /) -> None:
+        await self._in_turn(lambda tables, _now: leases.close(tables, session_id))
+
+    async def condemn_expired(self, limit: int, /) -> Sequence[str]:
+        return await self._in_turn(lambda tables, now: leases.condemn(tables, now, limit=limit))
+
+    # -- Claims -------------------------------------------------------------------------------------------------------
+
+    async def claim(self, session_id: str, limit: int, /) -> Sequence[Claimed]:
+        return await self._in_turn(lambda tables, now: leases.take(tables, session_id, limit, now))
+
+    # -- Listings -----------------------------------------------------------------------------------------------------
+
+    async def list_runs(self, query: RunQuery, /) -> Page:
+        return await self._in_turn(lambda tables, now: listings.page_of(tables, query, now))
+
+    async def find_runs(self, suffix: str, /) -> Sequence[str]:
+        return await self._in_turn(lambda tables, _now: listings.ending_with(tables, suffix))
+
+    async def live_workflows(self) -> Sequence[tuple[str, str]]:
+        def read(tables: Tables, now: datetime) -> Sequence[tuple[str, str]]:
+            return sorted({pair for session in tables.live_sessions(now) for pair in session.definitions})
+
+        return await self._in_turn(read)
+
+    # -- Logs ---------------------------------------------------------------------------------------------------------
+
+    async def write_logs(self, lines: Sequence[LogLine], /) -> None:
+        storable = [storable_line(line) for line in lines]
+        await self._in_turn(lambda tables, _now: logs.keep(tables, storable))
+
+    async def read_logs(self, run_id: str, /, *, after: int = 0, limit: int = 1000) -> Sequence[LogLine]:
+        return await self._in_turn(lambda tables, _now: logs.lines_of(tables, run_id, after=after, limit=limit))
+
+    async def read_progress(self, run_id: str, /) -> Mapping[str, LogLine]:
+        return await self._in_turn(lambda tables, _now: logs.progress_of(tables, run_id))
+
+    # -- Hints --------------------------------------------------------------------------------------------------------
+
+    async def next_hint(self) -> None:
+        me = get_current_task().id
+        await checkpoint()
+        while self._heard.get(me, 0) == self._hints:
+            event = Event()
+            self._listening.add(event)
+            try:
+                await event.wait()
+            finally:
+                self._listening.discard(event)
+        self._heard[me] = self._hints
+
+    # -- one call, one transaction -----------------------------------------------------------------------------------
+
+    async def _in_turn(self, work: Callable[[Tables, datetime], T]) -> T:
+        await checkpoint()
+        result = self._at_once(work)
+        await checkpoint()
+        return result
+
+    def _at_once(self, work: Callable[[Tables, datetime], T]) -> T:
+        with self._lock:
+            return work(self._tables, self._clock.now())
+
+
+def _checked(records: Sequence[WorkflowRecord]) -> dict[tuple[str, str], WorkflowRecord]:
+    for record in records:
+        check_workflow(record)
+    return {(record.workflow_id, record.version): record for record in records}
+
+
+class MemoryHeartbeat:
+    """`Heartbeat` for any thread."""
+
+    def __init__(self, beat: Callable[[bool], Beat]) -> None:
+        self._beat = beat
+
+    def beat(self, *, adrift: bool = False) -> Beat:
+        return self._beat(adrift)
+
+    def close(self) -> None:
+        """Nothing is held."""

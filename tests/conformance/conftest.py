@@ -1,0 +1,107 @@
+"""The stores that the conformance suite holds to the ports' promises."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from anyio import sleep
+from anyio.lowlevel import checkpoint
+
+from adapters.memory import MemoryPersistence
+from adapters.postgres import open_postgres
+from tests.conformance.worlds import World
+from tests.conftest import execute, with_database
+
+
+class ByHand:
+    """Time in memory: it stands still, and every look takes a while."""
+
+    def __init__(self) -> None:
+        self._now = datetime.now(UTC)
+
+    def now(self) -> datetime:
+        return self._now
+
+    async def a_little(self) -> None:
+        self._now += timedelta(milliseconds=50)
+        await checkpoint()
+
+
+class ByWaiting:
+    """Time in a database."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def a_little(self) -> None:
+        await sleep(0.02)
+
+
+class BehindMemory:
+    def __init__(self, store: MemoryPersistence, clock: ByHand) -> None:
+        self._store = store
+        self._clock = clock
+
+    def set_format(self, run_id: str, format: int) -> None:
+        self._store._tables.runs[run_id].format = format
+
+    def expire(self, session_id: str) -> None:
+        self._store._tables.sessions[session_id].expires_at = self._clock.now()
+
+    def age(self, run_id: str, by: timedelta) -> None:
+        run = self._store._tables.runs[run_id]
+        assert run.wake_at is not None
+        run.wake_at -= by
+
+
+class BehindPostgres:
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def set_format(self, run_id: str, format: int) -> None:
+        execute(self._url, f"UPDATE leasehold.runs SET format = {format} WHERE id = '{run_id}'")
+
+    def expire(self, session_id: str) -> None:
+        ended = "lease_expires_at = clock_timestamp() - interval '1 microsecond'"
+        execute(self._url, f"UPDATE leasehold.sessions SET {ended} WHERE id = '{session_id}'")
+
+    def age(self, run_id: str, by: timedelta) -> None:
+        earlier = f"wake_at = wake_at - interval '{by.total_seconds()} seconds'"
+        execute(self._url, f"UPDATE leasehold.runs SET {earlier} WHERE id = '{run_id}'")
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres_url: str) -> Iterator[str]:
+    """One database for the whole suite; its tests keep apart by the names of their workflows."""
+    name = f"leasehold_conformance_{secrets.token_hex(4)}"
+    execute(postgres_url, f"CREATE DATABASE {name}")
+    yield with_database(postgres_url, name)
+    execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module", params=["memory", "postgres"])
+async def served(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIterator[Callable[[], World]]:
+    """How to make a world for one test. The connections of a database are made once per file, which takes its time."""
+    if request.param == "memory":
+        yield in_memory
+        return
+    url = request.getfixturevalue("shared_database")
+    async with open_postgres(url, migrate=True) as store, open_postgres(url) as other:
+        yield lambda: World(store, other, ByWaiting(), BehindPostgres(url))
+
+
+@pytest.fixture
+async def world(served: Callable[[], World]) -> AsyncIterator[World]:
+    world = served()
+    await world.open()
+    yield world
+    await world.close()
+
+
+def in_memory() -> World:
+    clock = ByHand()
+    store = MemoryPersistence(clock)
+    return World(store, store, clock, BehindMemory(store, clock))
