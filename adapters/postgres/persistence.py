@@ -1,0 +1,256 @@
+"""The whole store on PostgreSQL: what `open_postgres` opens and `kernel.ports.persistence` describes.
+
+Everything is put together here and done elsewhere: the parts speak asyncio, and the two classes below carry each call
+to them from whichever event loop the caller runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from anyio import CancelScope
+
+from adapters.postgres.blobs import Blobs
+from adapters.postgres.bridge import EventLoop, Runner, current_event_loop, run_in_asyncio, runner_for
+from adapters.postgres.claims import Claims, Marks
+from adapters.postgres.clock import DatabaseClock
+from adapters.postgres.committer import Committer
+from adapters.postgres.connections import Deadlines, Line, Target
+from adapters.postgres.heartbeat import PostgresHeartbeat
+from adapters.postgres.hints import Hints
+from adapters.postgres.listings import Listings
+from adapters.postgres.logs import Logs
+from adapters.postgres.migrating import check_version, migrated
+from adapters.postgres.partitions import extended_history
+from adapters.postgres.pooling import connect_two
+from adapters.postgres.reading import Histories
+from adapters.postgres.sessions import Sessions
+from adapters.postgres.statements import DEFAULT_SCHEMA, Schema, checked_schema
+from adapters.postgres.workflows import WorkflowKeys, Workflows
+from kernel.ports.persistence import (
+    Append,
+    Beat,
+    Claimed,
+    HeadRow,
+    LogLine,
+    Page,
+    RunQuery,
+    SessionInfo,
+    StoredHistory,
+    WorkflowRecord,
+)
+
+__all__ = ["PostgresBlobStore", "PostgresPersistence", "migrate", "open_postgres"]
+
+LEASE = timedelta(seconds=10)
+
+
+@asynccontextmanager
+async def open_postgres(
+    url: str,
+    *,
+    lease: timedelta = LEASE,
+    schema: str = DEFAULT_SCHEMA,
+    direct_url: str | None = None,
+    migrate: bool = False,
+    event_loop: EventLoop | None = None,
+    deadlines: Deadlines | None = None,
+) -> AsyncGenerator[PostgresPersistence]:
+    """Connect, check the schema, and serve until the block is left.
+
+    `lease` is what sessions get that name none. `direct_url` leads to the server itself when `url` leads to a
+    transaction pooler. `migrate` brings the schema up to date first. `event_loop` is that of the caller; it is found
+    when it is not named. Leaving the block sends what is queued, for a few seconds at most.
+    Raises: NoDatabase, SchemaOutdated, Unavailable; InvalidCommand for a name that cannot be a schema's.
+    """
+    name = checked_schema(schema)
+    target = Target(url=url, purpose="read", deadlines=deadlines or Deadlines())
+    direct = None if direct_url is None else Target(url=direct_url, purpose="direct", deadlines=target.deadlines)
+    async with runner_for(event_loop or current_event_loop()) as runner:
+        store = await runner.call(lambda: _open_store(target, direct, name, migrate=migrate))
+        try:
+            yield PostgresPersistence(store, runner, lease)
+        finally:
+            await _shielded_close(store, runner)
+
+
+async def _shielded_close(store: _Store, runner: Runner) -> None:
+    """Close whatever happens to the task that leaves; every step of it has a deadline of its own."""
+    with CancelScope(shield=True):
+        await runner.call(store.close)
+
+
+async def migrate(url: str, *, schema: str = DEFAULT_SCHEMA, event_loop: EventLoop | None = None) -> Sequence[str]:
+    """Bring a schema up to date and return the names of the migrations that were applied.
+
+    Also sees to it that the months of the history reach half a year ahead. (Opening with `migrate=True` does not: it
+    may have to wait for the transactions of others, and nothing depends on it for months.)
+    Raises: NoDatabase, Unavailable; SchemaOutdated, when it is newer than this release knows; InvalidCommand, when
+    the database cannot hold it.
+    """
+    name = checked_schema(schema)
+    target = Target(url=url, purpose="migrate")
+
+    async def both() -> Sequence[str]:
+        applied = await migrated(target, name)
+        await extended_history(target, name)
+        return applied
+
+    return await run_in_asyncio(event_loop or current_event_loop(), both)
+
+
+class _Store:
+    """The parts, on the asyncio side."""
+
+    def __init__(self, target: Target, direct: Target, schema: Schema) -> None:
+        self.target = target
+        self.direct = direct
+        self.schema = schema
+        self.line: Line = Line(target.to("read"))
+        self.marks: Marks = Marks()
+        self.clock: DatabaseClock = DatabaseClock()
+        self.hints: Hints = Hints(direct, schema)
+        self.keys: WorkflowKeys = WorkflowKeys(self.line, schema)
+        self.committer: Committer = Committer(target, schema, self.keys, self.hints.tell)
+        self.histories: Histories = Histories(self.line, schema)
+        self.workflows: Workflows = Workflows(self.line, schema)
+        self.sessions: Sessions = Sessions(self.line, schema, self.keys, self.marks)
+        self.claims: Claims = Claims(self.line, schema, self.marks)
+        self.listings: Listings = Listings(self.line, schema)
+        self.logs: Logs = Logs(self.line, schema)
+        self.blobs: Blobs = Blobs(target, schema)
+
+    async def close(self) -> None:
+        """Send what is queued, then let go of every connection."""
+        await self.committer.close()
+        await self.hints.close()
+        await asyncio.gather(self.line.close(), self.blobs.close())
+
+
+async def _open_store(target: Target, direct: Target | None, schema: Schema, *, migrate: bool) -> _Store:
+    if migrate:
+        await migrated(direct or target, schema)
+    target, connections = await connect_two(target.to("append"))
+    store = _Store(target, direct or target, schema)
+    try:
+        for line, made in zip(store.committer.lines, connections, strict=True):
+            line.adopt(made)
+        connection = await store.line.connection()
+        await check_version(connection, schema)
+        store.clock.observe(await connection.fetchval("SELECT clock_timestamp()"))
+        await store.hints.open()
+    except BaseException:
+        await store.close()
+        raise
+    store.committer.start()
+    return store
+
+
+class PostgresPersistence:
+    """`kernel.ports.persistence.Persistence` on PostgreSQL; made by `open_postgres`."""
+
+    def __init__(self, store: _Store, runner: Runner, lease: timedelta) -> None:
+        self._store = store
+        self._call = runner.call
+        self._lease = lease
+        self.blobs: PostgresBlobStore = PostgresBlobStore(store.blobs, runner)
+        self.clock: DatabaseClock = store.clock
+
+    async def append(self, append: Append, /) -> None:
+        await self._call(lambda: self._store.committer.append(append), detach=True)
+
+    async def load(self, run_id: str, /, *, after: int = 0, bodies: bool = True) -> StoredHistory:
+        return await self._call(lambda: self._store.histories.load(run_id, after, bodies))
+
+    async def heads(self, run_ids: Sequence[str], /) -> Mapping[str, HeadRow]:
+        return await self._call(lambda: self._store.histories.heads(run_ids))
+
+    async def find_key(self, command_type: str, scope: str, key: str, /) -> str | None:
+        return await self._call(lambda: self._store.histories.find_key(command_type, scope, key))
+
+    async def register_workflows(self, records: Sequence[WorkflowRecord], /) -> None:
+        await self._call(lambda: self._store.workflows.register_workflows(records))
+
+    async def find_workflow(self, workflow_id: str, version: str, /) -> WorkflowRecord | None:
+        return await self._call(lambda: self._store.workflows.find_workflow(workflow_id, version))
+
+    async def unpark_workflows(self, definitions: Sequence[tuple[str, str, str | None]], /) -> int:
+        return await self._call(lambda: self._store.workflows.unpark_workflows(definitions))
+
+    async def open_session(
+        self, info: SessionInfo, workflows: Sequence[tuple[str, str]], /, *, lease: timedelta | None = None
+    ) -> str:
+        length = self._lease if lease is None else lease
+        return await self._call(lambda: self._store.sessions.open_session(info, workflows, length))
+
+    async def renew(self, session_id: str, /) -> Beat:
+        return await self._call(lambda: self._store.sessions.renew(session_id))
+
+    async def extend_history(self) -> Sequence[str]:
+        """Add months to the history, half a year ahead, and return the names of the partitions made; idempotent.
+
+        For maintenance; needs the rights of the role that migrates, and a direct connection.
+        Raises: Unavailable.
+        """
+        return await self._call(lambda: extended_history(self._store.direct, self._store.schema))
+
+    def heartbeat(self, session_id: str, /) -> PostgresHeartbeat:
+        return PostgresHeartbeat(
+            self._store.direct, self._store.schema, session_id, self._store.marks, self._store.clock
+        )
+
+    async def close_session(self, session_id: str, /) -> None:
+        await self._call(lambda: self._store.sessions.close_session(session_id))
+
+    async def condemn_expired(self, limit: int, /) -> Sequence[str]:
+        return await self._call(lambda: self._store.sessions.condemn_expired(limit))
+
+    async def claim(self, session_id: str, limit: int, /) -> Sequence[Claimed]:
+        return await self._call(lambda: self._store.claims.claim(session_id, limit))
+
+    async def list_runs(self, query: RunQuery, /) -> Page:
+        return await self._call(lambda: self._store.listings.list_runs(query))
+
+    async def find_runs(self, suffix: str, /) -> Sequence[str]:
+        return await self._call(lambda: self._store.listings.find_runs(suffix))
+
+    async def live_workflows(self) -> Sequence[tuple[str, str]]:
+        return await self._call(self._store.listings.live_workflows)
+
+    async def write_logs(self, lines: Sequence[LogLine], /) -> None:
+        await self._call(lambda: self._store.logs.write_logs(lines))
+
+    async def read_logs(self, run_id: str, /, *, after: int = 0, limit: int = 1000) -> Sequence[LogLine]:
+        return await self._call(lambda: self._store.logs.read_logs(run_id, after, limit))
+
+    async def read_progress(self, run_id: str, /) -> Mapping[str, LogLine]:
+        return await self._call(lambda: self._store.logs.read_progress(run_id))
+
+    async def next_hint(self) -> None:
+        await self._call(self._store.hints.next_hint)
+
+
+class PostgresBlobStore:
+    """`kernel.ports.blobs.BlobStore` in the same database; `PostgresPersistence.blobs`."""
+
+    def __init__(self, blobs: Blobs, runner: Runner) -> None:
+        self._blobs = blobs
+        self._call = runner.call
+
+    async def put(self, key: str, data: bytes, /) -> None:
+        await self._call(lambda: self._blobs.put(key, data))
+
+    async def get(self, key: str, /) -> bytes:
+        return await self._call(lambda: self._blobs.get(key))
+
+    async def has(self, key: str, /) -> bool:
+        return await self._call(lambda: self._blobs.has(key))
+
+    async def delete(self, key: str, /) -> None:
+        await self._call(lambda: self._blobs.delete(key))
+
+    async def list(self, prefix: str, /) -> Sequence[str]:
+        return await self._call(lambda: self._blobs.list(prefix))

@@ -1,0 +1,81 @@
+-- What anybody does to runs that they need not own: foreign appends and unparks, one row each.
+-- Called by: adapters.postgres.committer. Index: runs_pkey, idempotency_keys_pkey.
+-- Waits for rows that are locked, at most for lock_timeout, and locks them in the order of their ids. The owner stays,
+-- even of a run that has ended: it interrupts what it executes and gives the run back.
+-- Rows are looked up one by one and then reached by their place, as in append_owned.sql.
+WITH sent AS (
+    SELECT *
+    FROM unnest(
+        $2::text::uuid[], $3::text::uuid[], $4::text::integer[], $5::text::integer[], $6::text::text[],
+        $7::text::uuid[], $8::text::timestamptz[], $9::json[], $10::json[],
+        $11::text::text[], $12::text::text[], $13::text::timestamptz[], $14::text::timestamptz[],
+        $15::text::timestamptz[], $16::text::numeric[], $17::text::bigint[], $18::json[],
+        $19::text[], $20::text[], $21::text[], $22::text[], $23::text::timestamptz[]
+    ) WITH ORDINALITY AS t (
+        run_id, append_id, expected, seq, mode, session, at,
+        events, bodies,
+        status, phase, wake_at, started_at, completed_at, total_cost,
+        total_tokens, error,
+        command_type, scope, key, digest, expires_at,
+        place
+    )
+    ORDER BY run_id
+), locked AS MATERIALIZED (
+    SELECT s.*, r.version, s.status IN ('COMPLETED', 'FAILED', 'CANCELLED') AS ended
+    FROM sent AS s
+    CROSS JOIN LATERAL (
+        SELECT r.ctid AS version
+        FROM leasehold.runs AS r
+        WHERE r.id = s.run_id
+          AND r.seq = s.expected
+          AND (s.mode = 'foreign' OR r.parked_reason IS NOT NULL)
+        FOR NO KEY UPDATE
+    ) AS r
+), keyed AS (
+    INSERT INTO leasehold.idempotency_keys (command_type, scope, key, digest, run_id, expires_at)
+    SELECT command_type, scope, key, digest, run_id, coalesce(expires_at, clock_timestamp() + interval '30 days')
+    FROM locked
+    WHERE key IS NOT NULL
+    ORDER BY command_type, scope, key
+    ON CONFLICT DO NOTHING
+    RETURNING run_id
+), admitted AS MATERIALIZED (
+    SELECT l.*
+    FROM locked AS l
+    WHERE l.key IS NULL OR l.run_id IN (SELECT run_id FROM keyed)
+), moved AS (
+    UPDATE leasehold.runs AS r
+    SET wake_at = CASE
+            WHEN r.owner IS NULL AND NOT l.ended AND l.wake_at IS NOT NULL AND r.drive = 'actor'
+                 AND (l.mode = 'unpark' OR r.parked_reason IS NULL)
+            THEN greatest(l.wake_at, clock_timestamp())
+        END,
+        -- Also when it has ended: its owner executes something that must be interrupted, and gives it back then.
+        attention = r.owner IS NOT NULL,
+        publish_at = CASE
+            WHEN l.mode = 'foreign' AND EXISTS (SELECT FROM leasehold.sinks) THEN clock_timestamp()
+            ELSE r.publish_at
+        END,
+        seq = l.seq,
+        format = greatest(r.format, $1),
+        status = l.status,
+        phase = l.phase,
+        started_at = l.started_at,
+        completed_at = l.completed_at,
+        total_cost = l.total_cost,
+        total_tokens = l.total_tokens,
+        error = l.error,
+        parked_reason = CASE WHEN l.mode = 'foreign' AND NOT l.ended THEN r.parked_reason END,
+        parked_at = CASE WHEN l.mode = 'foreign' AND NOT l.ended THEN r.parked_at END,
+        updated_at = clock_timestamp()
+    FROM admitted AS l
+    WHERE r.ctid = l.version
+    RETURNING l.*, r.owner IS NOT NULL AS owned
+), recorded AS (
+    INSERT INTO leasehold.history (run_id, append_id, session, at, seq, first_seq, events, bodies)
+    SELECT run_id, append_id, session, at, seq, expected + 1, events, bodies
+    FROM moved
+    WHERE mode = 'foreign'
+)
+SELECT array_agg(place::integer - 1) AS done, array_agg(place::integer - 1) FILTER (WHERE owned) AS owned
+FROM moved

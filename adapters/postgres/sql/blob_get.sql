@@ -1,0 +1,3 @@
+-- A blob's bytes.
+-- Called by: adapters.postgres.blobs. Index: blobs_pkey.
+SELECT data FROM leasehold.blobs WHERE key = $1

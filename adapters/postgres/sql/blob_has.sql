@@ -1,0 +1,3 @@
+-- Whether there is a blob.
+-- Called by: adapters.postgres.blobs. Index: blobs_pkey.
+SELECT EXISTS (SELECT FROM leasehold.blobs WHERE key = $1)

@@ -1,0 +1,68 @@
+"""SQL as data: every statement is a file of its own, read once, for one schema.
+
+The files are valid SQL for the default schema, `leasehold`, so an editor or psql understands them as they are. For
+another schema the word is replaced, in one place and by a validated, quoted name. A `search_path` on our connections
+would be shorter, but a transaction pooler hands our statements to connections whose settings are not ours.
+
+Knows files and names; knows no connection.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import NewType
+
+from kernel.errors import InvalidCommand
+
+__all__ = ["DEFAULT_SCHEMA", "Schema", "checked_schema", "migration_files", "qualify", "statement"]
+
+DEFAULT_SCHEMA = "leasehold"
+
+Schema = NewType("Schema", str)
+"""A schema's name that has been checked, unquoted."""
+
+_HERE = Path(__file__).parent
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_COMMENT = re.compile(r"^\s*--.*\n|[ \t]+--.*$", re.MULTILINE)
+_PLACEHOLDER = re.compile(rf"\b{DEFAULT_SCHEMA}\b")
+
+
+def checked_schema(name: str) -> Schema:
+    """The name, when it can stand in SQL.
+
+    Raises: InvalidCommand.
+    """
+    if _NAME.fullmatch(name) is None or name.startswith("pg_"):
+        raise InvalidCommand(
+            f'"{name}" cannot be the name of our schema.',
+            field="schema",
+            hint="Use lower-case letters, digits and underscores, not beginning with a digit or with pg_.",
+        )
+    return Schema(name)
+
+
+def qualify(sql: str, schema: Schema) -> str:
+    """The text with our schema's name in place of the default one, and without comments."""
+    return _PLACEHOLDER.sub(f'"{schema}"', _COMMENT.sub("", sql))
+
+
+@cache
+def statement(name: str, schema: Schema) -> str:
+    """The statement in `sql/<name>.sql`, for this schema."""
+    sql = _read(f"sql/{name}.sql")
+    if "{head}" in sql:
+        sql = sql.replace("{head}", _read("sql/head.fragment.sql").rstrip())
+    return qualify(sql, schema).strip()
+
+
+@cache
+def migration_files() -> tuple[tuple[int, str, str], ...]:
+    """Every migration as (number, name, text), in order."""
+    files = sorted((_HERE / "migrations").glob("[0-9]*.sql"))
+    return tuple((int(file.name[:4]), file.stem, file.read_text(encoding="utf-8")) for file in files)
+
+
+def _read(path: str) -> str:
+    return (_HERE / path).read_text(encoding="utf-8")
