@@ -1,0 +1,35 @@
+"""Leasehold's runtime: what executes workflows, and what starts and observes them.
+
+`App` lists workflows; `Supervisor` executes them and `Client` only starts and observes; both are async context
+managers for any anyio program. `python -m runtime` (or `leasehold`) is the same from a terminal.
+"""
+
+from runtime._siblings import check_siblings
+
+check_siblings()
+
+from kernel import RunCancelled, RunFailed  # noqa: E402 - only now is it certain whose kernel this is
+from runtime.app import App  # noqa: E402
+from runtime.client import Client, Page  # noqa: E402
+from runtime.config import Settings  # noqa: E402
+from runtime.info import RunInfo, StageInfo  # noqa: E402
+from runtime.run_and_wait import run_and_wait  # noqa: E402
+from runtime.run_handle import RunHandle  # noqa: E402
+from runtime.supervisor import Stats, Supervisor  # noqa: E402
+
+__distribution__ = "leasehold"
+
+__all__ = [
+    "App",
+    "Client",
+    "Page",
+    "RunCancelled",
+    "RunFailed",
+    "RunHandle",
+    "RunInfo",
+    "Settings",
+    "StageInfo",
+    "Stats",
+    "Supervisor",
+    "run_and_wait",
+]

@@ -1,0 +1,217 @@
+"""The composition root: from settings to an open store. The only module of the runtime that names adapters.
+
+Which database: the one that was named (argument, environment, pyproject.toml), else a private Postgres in the data
+directory if its wheel is installed and this is not production, else none. Adapters are imported when they are chosen,
+so that a process pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from kernel.errors import InvalidCommand, NoDatabase
+from kernel.ports.blobs import BlobStore
+from kernel.ports.clock import Clock
+from kernel.ports.ids import Ids
+from kernel.ports.persistence import Persistence
+from runtime.config import Settings
+from runtime.database_urls import EMBEDDED, database_kind, masked_url
+from telemetry.logs import EventLogger, get_logger
+
+if TYPE_CHECKING:
+    from adapters.embedded_postgres import EmbeddedServer
+
+__all__ = ["Migrated", "Storage", "choose_database", "migrate_database", "open_storage", "schema_sql"]
+
+logger: EventLogger = get_logger("leasehold.runtime")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """An open store and what belongs to it.
+
+    `database` names it for people, without password; `notice` is one line that they should know about it, if any.
+    """
+
+    persistence: Persistence
+    blobs: BlobStore
+    clock: Clock
+    ids: Ids
+    database: str
+    notice: str | None = None
+
+
+def choose_database(settings: Settings) -> str:
+    """The database URL that these settings lead to, or "embedded".
+
+    Raises: NoDatabase, when none is named and none may or can be started here.
+    """
+    if settings.database_url is not None:
+        return settings.database_url
+    if settings.in_production:
+        reason = "No database is configured, and LEASEHOLD_ENV=production forbids the embedded one."
+        raise NoDatabase(reason, hint="Set LEASEHOLD_DATABASE_URL (or --database-url).")
+    from adapters.embedded_postgres import is_installed
+
+    if not is_installed():
+        raise NoDatabase
+    return EMBEDDED
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings, *, tell: Callable[[str], None] | None = None) -> AsyncGenerator[Storage]:
+    """Open the store that the settings lead to, and close it at the end.
+
+    An embedded database is started if nobody has, and migrates itself; any other must have a schema of this release.
+    What people should know about it, at most one line, goes to `tell`; without one it is logged as a warning.
+    Raises: NoDatabase, SchemaOutdated, Unavailable.
+    """
+    url = choose_database(settings)
+    match database_kind(url):
+        case "memory":
+            yield _memory(settings)
+        case "postgres":
+            async with _postgres(settings, url, migrate=False, database=masked_url(url)) as storage:
+                yield storage
+        case "embedded":
+            async with _embedded(settings) as server:
+                notice = _notice(settings, server)
+                if notice is not None:
+                    _tell(notice, server, tell)
+                name = f"embedded Postgres in {_near(server.data_dir)}"
+                async with _postgres(settings, server.url, migrate=True, database=name, notice=notice) as storage:
+                    yield storage
+
+
+def _memory(settings: Settings) -> Storage:
+    from adapters.memory import MemoryBlobStore, MemoryPersistence
+    from adapters.system import RandomIds, SystemClock
+
+    clock = SystemClock()
+    return Storage(
+        persistence=MemoryPersistence(clock, lease=settings.lease),
+        blobs=_blobs(settings) or MemoryBlobStore(),
+        clock=clock,
+        ids=RandomIds(),
+        database="memory of this process",
+    )
+
+
+@asynccontextmanager
+async def _postgres(
+    settings: Settings, url: str, *, migrate: bool, database: str, notice: str | None = None
+) -> AsyncGenerator[Storage]:
+    from adapters.postgres import open_postgres
+    from adapters.system import RandomIds
+
+    # An embedded server has no pooler before it, whatever the environment says of another database.
+    direct_url = None if migrate else settings.direct_url
+    async with open_postgres(url, lease=settings.lease, direct_url=direct_url, migrate=migrate) as persistence:
+        yield Storage(
+            persistence=persistence,
+            blobs=_blobs(settings) or persistence.blobs,
+            clock=persistence.clock,
+            ids=RandomIds(),
+            database=database,
+            notice=notice,
+        )
+
+
+def _blobs(settings: Settings) -> BlobStore | None:
+    if settings.blob_dir is None:
+        return None
+    from adapters.blobs import FilesystemBlobStore
+
+    return FilesystemBlobStore(settings.blob_dir)
+
+
+# -- the schema ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migrated:
+    """A database and the names of the migrations that it was given; none when it was up to date."""
+
+    database: str
+    applied: Sequence[str]
+
+
+async def migrate_database(settings: Settings) -> Migrated:
+    """Bring the schema of the configured database up to date; safe to repeat, and while others work.
+
+    Raises: NoDatabase, Unavailable, SchemaOutdated, InvalidCommand for a database that has no schema.
+    """
+    from adapters.postgres import migrate
+
+    url = choose_database(settings)
+    match database_kind(url):
+        case "memory":
+            raise InvalidCommand("A database in memory has no schema.", field="database_url", hint="Name another one.")
+        case "postgres":
+            return Migrated(database=masked_url(url), applied=await migrate(settings.direct_url or url))
+        case "embedded":
+            async with _embedded(settings) as server:
+                name = f"the embedded Postgres in {_near(server.data_dir)}"
+                return Migrated(database=name, applied=await migrate(server.url))
+
+
+def schema_sql() -> str:
+    """Everything that `migrate_database` would execute on an empty database, for whoever runs SQL by other means."""
+    from adapters.postgres import schema_sql
+
+    return schema_sql()
+
+
+# -- the embedded database ------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _embedded(settings: Settings) -> AsyncGenerator[EmbeddedServer]:
+    from adapters.embedded_postgres import embedded_postgres
+
+    async with _in_thread(embedded_postgres(settings.data_dir)) as server:
+        yield server
+
+
+@asynccontextmanager
+async def _in_thread(manager: AbstractContextManager[T]) -> AsyncGenerator[T]:
+    """Enter and leave a blocking context manager without blocking the loop.
+
+    Entering is waited for even when cancelled, so that what was entered is also left.
+    """
+    entered = await to_thread.run_sync(manager.__enter__)
+    try:
+        yield entered
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(partial(manager.__exit__, None, None, None))
+
+
+def _tell(notice: str, server: EmbeddedServer, tell: Callable[[str], None] | None) -> None:
+    if tell is None:
+        logger.warning("database.embedded", directory=str(server.data_dir), notice=notice)
+    else:
+        tell(notice)
+
+
+def _notice(settings: Settings, server: EmbeddedServer) -> str | None:
+    if settings.database_url is not None:
+        return server.notice
+    chosen = f"No database is configured, so this uses an embedded Postgres in {_near(server.data_dir)}."
+    return chosen if server.notice is None else f"{chosen} {server.notice}"
+
+
+def _near(path: Path) -> str:
+    """The path as seen from the working directory, when it lies below."""
+    working = Path.cwd()
+    return str(path.relative_to(working)) if path.is_relative_to(working) else str(path)

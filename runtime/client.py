@@ -1,0 +1,413 @@
+"""Starting and observing runs from any process: `Client`, and `RunHandle`, one run seen through it.
+
+A client opens no session and executes nothing. A supervisor is a client that also executes (`runtime.supervisor`);
+everything here works the same through both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, Self, overload
+
+import anyio
+import anyio.abc
+from pydantic_core import to_json
+from typing_extensions import TypeVar
+
+from kernel.authoring.stage import Stage
+from kernel.authoring.workflow import Workflow
+from kernel.commands.create_run import CreateRun
+from kernel.dispatch import Kernel
+from kernel.errors import InvalidCommand, Unavailable
+from kernel.journal import fold_stored, inline_bodies
+from kernel.model.facts import encode_plan
+from kernel.model.machine import ENDED, Status
+from kernel.model.run import RunState
+from kernel.payloads import Limits
+from kernel.ports.executor import Attempt, BodyOutcome, CheckAttempt, CheckOutcome
+from kernel.ports.persistence import RunQuery, WorkflowRecord
+from runtime.app import App
+from runtime.bootstrap import Storage, open_storage
+from runtime.config import Settings, load_settings
+from runtime.info import RunInfo, run_info
+from runtime.narration import OutageLog
+from runtime.run_handle import RunHandle
+from runtime.watch import Watch
+from telemetry.logs import EventLogger, get_logger
+
+__all__ = ["Client", "GivenConfig", "Page", "RunHandle", "workflow_record"]
+
+logger: EventLogger = get_logger("leasehold.runtime")
+
+I = TypeVar("I")  # noqa: E741 - input and output, as in the authoring layer
+O = TypeVar("O")  # noqa: E741
+
+T = TypeVar("T")
+
+GivenConfig = Mapping[str | Stage[Any, Any, Any], Any]
+STARTS_AT_ONCE = 64
+"""How many runs `start_many` creates at a time: enough to fill a batch of appends, few enough to bound memory."""
+HINT_RETRY_S = 1.0
+LIST_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[O]):
+    """Some of many, in order, and the cursor with which to ask for what follows (None: that was all)."""
+
+    items: Sequence[O]
+    next: str | None = None
+
+
+class Client:
+    """A way into the runs of one database: `async with Client(app) as client`.
+
+    `database` is a URL, `"embedded"`, or None for what the environment and pyproject.toml say; `settings` replaces all
+    of that, and `storage` opens a store in another way altogether. Nothing of the process (signals, logging, tracing)
+    is touched.
+
+    Raises on entering: NoDatabase, SchemaOutdated, Unavailable, InvalidCommand.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        database: str | None = None,
+        settings: Settings | None = None,
+        storage: AbstractAsyncContextManager[Storage] | None = None,
+    ) -> None:
+        self.app = app
+        self._settings = settings or load_settings(database_url=database)
+        self._opener = storage or open_storage(self._settings)
+        self._stack = AsyncExitStack()
+        self._storage: Storage | None = None
+        self._kernel: Kernel | None = None
+        self._watch: Watch | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background: set[anyio.CancelScope] = set()
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        try:
+            await self._open()
+        except BaseException:
+            await self._close(at_once=True)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Whoever is cancelled has no time left; any other error of the caller's does not concern the runs.
+        await self._close(at_once=kind is not None and issubclass(kind, anyio.get_cancelled_exc_class()))
+
+    async def _open(self) -> None:
+        """Open the store, tell it our workflows, and start what runs beside the caller."""
+        self._storage = await self._stack.enter_async_context(self._opener)
+        storage = self._storage
+        await storage.persistence.register_workflows([workflow_record(workflow) for workflow in self.app.workflows])
+        self._watch = Watch(storage.persistence, self._settings.poll_interval.total_seconds())
+        self._kernel = self._make_kernel(storage)
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        await self._start_services(self._tasks)
+
+    async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
+        tasks.start_soon(self._serve, "watch", self.watch.run)
+        tasks.start_soon(self._serve, "hints", self._listen)
+
+    async def _close(self, *, at_once: bool) -> None:
+        """Stop what runs beside the caller.
+
+        An error of the caller's is not passed through the task group, which would wrap it into an exception group.
+        """
+        tasks, self._tasks = self._tasks, None
+        try:
+            if tasks is not None:
+                await self._stop(tasks, at_once=at_once)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._stack.aclose()
+            if self._watch is not None:
+                self._watch.close()
+            self._storage = self._kernel = self._watch = None
+
+    async def _stop(self, tasks: anyio.abc.TaskGroup, *, at_once: bool) -> None:
+        try:
+            await self._stop_services(at_once=at_once)
+        finally:
+            tasks.cancel_scope.cancel()
+            for scope in self._background:
+                scope.cancel()
+            await tasks.__aexit__(None, None, None)
+
+    async def _stop_services(self, *, at_once: bool) -> None:
+        """What must happen before the background tasks are cancelled; `at_once` without waiting for bodies."""
+
+    async def _serve(self, name: str, service: Callable[[], Any]) -> None:
+        """Run a background service for ever: trouble is said and waited out, and never reaches the caller's task.
+
+        Shielded, because whoever cancels the caller must not take away what leaving needs; `_stop` ends it.
+        """
+        with anyio.CancelScope(shield=self._tasks is not None) as scope:
+            self._background.add(scope)
+            outage = OutageLog("store.unavailable", "store.recovered")
+            while True:
+                try:
+                    await service()
+                except Unavailable as error:
+                    outage.failed(error, service=name)
+                except Exception as error:
+                    logger.exception("service.crashed", service=name, error=type(error).__name__)
+                await anyio.sleep(HINT_RETRY_S)
+
+    async def _listen(self) -> None:
+        while True:
+            await self.storage.persistence.next_hint()
+            self._hinted()
+
+    def _hinted(self) -> None:
+        self.watch.hint()
+
+    def _make_kernel(self, storage: Storage) -> Kernel:
+        return Kernel(
+            persistence=storage.persistence,
+            blob_store=storage.blobs,
+            clock=storage.clock,
+            ids=storage.ids,
+            registry=self.app,
+            executor=_NoExecutor(),
+            limits=self._limits(),
+        )
+
+    def _limits(self) -> Limits:
+        return Limits(
+            payload_inline_bytes_max=self._settings.payload_inline_bytes_max,
+            payload_bytes_max=self._settings.payload_bytes_max,
+            history_events_max=self._settings.history_events_max,
+            idempotency_expiry=self._settings.idempotency_expiry,
+        )
+
+    @property
+    def storage(self) -> Storage:
+        """The open store. Raises: InvalidCommand outside of `async with`."""
+        return _opened(self._storage)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel, for commands that have no method here."""
+        return _opened(self._kernel)
+
+    @property
+    def watch(self) -> Watch:
+        """Who reads the heads of runs that are driven elsewhere."""
+        return _opened(self._watch)
+
+    # -- starting and finding runs -----------------------------------------------------------------------------------
+
+    @overload
+    async def start(
+        self,
+        workflow: Workflow[I, O],
+        input: I,
+        *,
+        idempotency_key: str | None = None,
+        config: GivenConfig | None = None,
+        priority: int = 5,
+        metadata: Mapping[str, Any] | None = None,
+        run_at: datetime | None = None,
+    ) -> RunHandle[O]: ...
+
+    @overload
+    async def start(
+        self,
+        workflow: str,
+        input: Any,
+        *,
+        idempotency_key: str | None = None,
+        config: GivenConfig | None = None,
+        priority: int = 5,
+        metadata: Mapping[str, Any] | None = None,
+        run_at: datetime | None = None,
+    ) -> RunHandle[Any]: ...
+
+    async def start(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any,
+        *,
+        idempotency_key: str | None = None,
+        config: GivenConfig | None = None,
+        priority: int = 5,
+        metadata: Mapping[str, Any] | None = None,
+        run_at: datetime | None = None,
+    ) -> RunHandle[Any]:
+        """Create a run and return its handle, after it has been committed.
+
+        With an `idempotency_key` (unique per workflow) the same call answers with the same run. `config` maps stages
+        to models or mappings that are merged over the defaults; `priority` is 0 to 9; nothing runs before `run_at`.
+        Raises: WorkflowNotFound, InvalidInput, InvalidConfig, IdempotencyKeyReused, PayloadRefused, Unavailable.
+        """
+        definition = None if isinstance(workflow, str) else workflow
+        result = await self.kernel.dispatch(
+            CreateRun(
+                workflow_id=_workflow_id(workflow),
+                workflow_version=None if definition is None else definition.version,
+                input=input,
+                idempotency_key=idempotency_key,
+                config=config,
+                priority=priority,
+                metadata=metadata,
+                run_at=run_at,
+            )
+        )
+        return RunHandle(self, result.run_id, definition)
+
+    async def start_many(
+        self,
+        workflow: Workflow[I, O],
+        inputs: Iterable[I],
+        *,
+        idempotency_key: Callable[[I], str] | None = None,
+    ) -> list[RunHandle[O]]:
+        """Create a run for each input and return the handles in the same order, after all have been committed.
+
+        `idempotency_key` makes the key of an input. Consumes `inputs` as fast as runs are committed, no faster. When
+        one is refused the others of its moment are still created, and the error of the first in order is raised; with
+        keys the whole call can be repeated. What `inputs` and `idempotency_key` raise is treated the same.
+        """
+        handles: list[RunHandle[O] | None] = []
+        errors: dict[int, Exception] = {}
+        source = iter(inputs)
+
+        async def work() -> None:
+            position = len(handles)
+            try:
+                for value in source:
+                    position = len(handles)
+                    handles.append(None)
+                    key = None if idempotency_key is None else idempotency_key(value)
+                    handles[position] = await self.start(workflow, value, idempotency_key=key)
+                    if errors:
+                        return
+            except Exception as error:  # noqa: BLE001 - raised bare below, not in an exception group
+                errors.setdefault(position, error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(STARTS_AT_ONCE):
+                tasks.start_soon(work)
+        if errors:
+            raise errors[min(errors)]
+        return [handle for handle in handles if handle is not None]
+
+    @overload
+    def run(self, run_id: str, workflow: Workflow[Any, O], /) -> RunHandle[O]: ...
+
+    @overload
+    def run(self, run_id: str, /) -> RunHandle[Any]: ...
+
+    def run(self, run_id: str, workflow: Workflow[Any, Any] | None = None, /) -> RunHandle[Any]:
+        """The handle of a run by its id; nothing is looked up. Name the workflow to have its result typed."""
+        return RunHandle(self, run_id, workflow)
+
+    @overload
+    async def find(self, workflow: Workflow[Any, O], idempotency_key: str) -> RunHandle[O] | None: ...
+
+    @overload
+    async def find(self, workflow: str, idempotency_key: str) -> RunHandle[Any] | None: ...
+
+    async def find(self, workflow: Workflow[Any, Any] | str, idempotency_key: str) -> RunHandle[Any] | None:
+        """The run that was started under this key, or None."""
+        definition = None if isinstance(workflow, str) else workflow
+        run_id = await self.storage.persistence.find_key(CreateRun.type, _workflow_id(workflow), idempotency_key)
+        return None if run_id is None else RunHandle(self, run_id, definition)
+
+    async def list_runs(
+        self,
+        *,
+        status: str | None = None,
+        workflow: Workflow[Any, Any] | str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> Page[RunInfo]:
+        """One page of runs, newest first, from their heads alone; `after` is the `next` of the page before.
+
+        Raises: InvalidCommand for an unknown status or a limit outside 1 to 1000.
+        """
+        if status is not None and status not in Status.__members__:
+            hint = f"Statuses: {', '.join(Status.__members__)}."
+            raise InvalidCommand(f'"{status}" is not a status.', field="status", hint=hint)
+        if not 1 <= limit <= LIST_MAX:
+            raise InvalidCommand(f"limit must be 1 to {LIST_MAX}, got {limit}.", field="limit")
+        workflow_id = None if workflow is None else _workflow_id(workflow)
+        query = RunQuery(status=status, workflow_id=workflow_id, since=since, limit=limit, after=after)
+        page = await self.storage.persistence.list_runs(query)
+        live = await self.storage.persistence.live_workflows()
+        now = self.storage.clock.now()
+        return Page(items=[run_info(head, now=now, live_workflows=live) for head in page.heads], next=page.next)
+
+    # -- for handles ---------------------------------------------------------------------------------------------------
+
+    async def ended(self, run_id: str) -> tuple[RunState, Mapping[int, bytes]]:
+        """Wait for the run's end, also through an outage; its last state and inline payloads. Raises: RunNotFound."""
+        head = await self.watch.moved(run_id, after=0)
+        while head.head.status not in ENDED:
+            head = await self.watch.moved(run_id, after=head.seq)
+        while True:
+            try:
+                return await self.loaded(run_id)
+            except Unavailable as error:
+                logger.warning("store.unavailable", run_id=run_id, error=str(error))
+                await anyio.sleep(HINT_RETRY_S)
+
+    async def loaded(self, run_id: str) -> tuple[RunState, Mapping[int, bytes]]:
+        """The run's present state and its inline payloads. Raises: RunNotFound."""
+        stored = await self.storage.persistence.load(run_id)
+        return fold_stored(stored), inline_bodies(stored.rows)
+
+
+def _workflow_id(workflow: Workflow[Any, Any] | str) -> str:
+    return workflow if isinstance(workflow, str) else workflow.id
+
+
+def _opened(part: T | None) -> T:
+    if part is None:
+        raise InvalidCommand("It is not open.", field="client", hint='Use it inside "async with".')
+    return part
+
+
+def workflow_record(workflow: Workflow[Any, Any]) -> WorkflowRecord:
+    """The definition as stores keep it."""
+    return WorkflowRecord(
+        workflow_id=workflow.id,
+        version=workflow.version,
+        fingerprint=workflow.fingerprint,
+        plan=encode_plan(workflow.execution_plan()),
+        description=to_json(dict(workflow.fingerprint_data)),
+    )
+
+
+class _NoExecutor:
+    """A client executes nothing."""
+
+    async def run(self, attempt: Attempt, /) -> BodyOutcome:
+        raise _not_here(attempt.stage.id)
+
+    async def check(self, check: CheckAttempt, /) -> CheckOutcome:
+        raise _not_here(check.stage.id)
+
+
+def _not_here(stage_id: str) -> InvalidCommand:
+    return InvalidCommand(
+        f'A Client does not execute stage "{stage_id}".',
+        field="executor",
+        hint="Use a Supervisor, or give the Kernel an executor.",
+    )

@@ -1,0 +1,150 @@
+"""What a person asked for, as values: one class per command, with its options.
+
+The parser makes them and `entry` matches on them; neither the words of the command line nor the work is known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = [
+    "Cancel",
+    "Command",
+    "Config",
+    "Demo",
+    "History",
+    "Init",
+    "Invocation",
+    "Logs",
+    "Migrate",
+    "Options",
+    "Runs",
+    "Show",
+    "Start",
+    "Unpark",
+    "Up",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Up:
+    """Supervise in the foreground, in this process or (`workers`) in several. `supervised`: as one of those."""
+
+    workers: int | None = None
+    accept_changes: bool = False
+    supervised: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """Run the example pipeline on the files of a directory (None: Python's standard library)."""
+
+    directory: Path | None = None
+    limit: int = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Init:
+    """Write a first app into a directory."""
+
+    directory: Path = Path()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Create a run. `input` and `config` are as written: JSON, @file or -; `timeout_s` bounds the wait, not the run."""
+
+    workflow: str
+    input: str | None = None
+    key: str | None = None
+    config: str | None = None
+    priority: int = 5
+    run_at: datetime | None = None
+    wait: bool = False
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """List runs, newest first. `after` is the cursor that the page before gave."""
+
+    status: str | None = None
+    workflow: str | None = None
+    limit: int = 20
+    after: str | None = None
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Show:
+    """Everything about one run, named by its id (or the end of it), or by workflow and idempotency key."""
+
+    run: str | None = None
+    key: tuple[str, str] | None = None
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """The events of one run."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    """What the bodies of one run have logged; `follow`: and log until it ends."""
+
+    run: str
+    follow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Cancel one run."""
+
+    run: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpark:
+    """Give a parked run back."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migrate:
+    """Bring the database's schema up to date; `sql`: only print what would be executed."""
+
+    sql: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Show the effective settings."""
+
+
+Command: TypeAlias = Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Unpark | Migrate | Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What every command understands."""
+
+    app: str | None = None
+    database_url: str | None = None
+    data_dir: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """A command with its options."""
+
+    command: Command
+    options: Options

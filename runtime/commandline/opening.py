@@ -1,0 +1,110 @@
+"""What most commands begin with: settings from the options, an open client, and the run that was meant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import cast
+
+import anyio
+
+from kernel.errors import InvalidCommand, RunNotFound
+from kernel.model.ids import is_run_id
+from runtime.app import App
+from runtime.bootstrap import open_storage
+from runtime.client import Client
+from runtime.commandline.failures import single
+from runtime.commandline.invocation import Options
+from runtime.commandline.layout import Span
+from runtime.commandline.screen import Screen
+from runtime.config import Settings, load_settings
+from runtime.run_handle import RunHandle
+
+__all__ = ["AmbiguousRun", "Context", "find_run", "note_notice", "open_client", "run_async", "settings_of"]
+
+SHORT_ID_LENGTH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a command has: effective settings and the screen."""
+
+    settings: Settings
+    screen: Screen
+
+
+class AmbiguousRun(InvalidCommand):
+    """A short id that several runs end with; `matches` are their ids, newest first."""
+
+    def __init__(self, short: str, matches: list[str]) -> None:
+        self.short = short
+        self.matches: tuple[str, ...] = tuple(matches)
+        super().__init__(
+            f'"{short}" is the end of more than one run id.',
+            field="run",
+            hint="\n".join(["Name one of these in full, or more of its end:", *(f"  {match}" for match in matches)]),
+        )
+
+
+def settings_of(options: Options, screen: Screen) -> Settings:
+    """The effective settings, after saying which variables have no effect. Raises: InvalidCommand."""
+    settings = load_settings(app=options.app, database_url=options.database_url, data_dir=options.data_dir)
+    for warning in settings.warnings:
+        screen.note(Span("warning: ", "yellow"), warning)
+    return settings
+
+
+def note_notice(screen: Screen) -> Callable[[str], None]:
+    """How a command tells what people should know about the database."""
+    return lambda notice: screen.note(Span("note: ", "yellow"), notice)
+
+
+@asynccontextmanager
+async def open_client(context: Context, app: App | None = None) -> AsyncGenerator[Client]:
+    """A client of the configured database; without an app it can look and act, but not start runs."""
+    storage = open_storage(context.settings, tell=note_notice(context.screen))
+    async with Client(app or App(workflows=[]), settings=context.settings, storage=storage) as client:
+        yield client
+
+
+async def find_run(client: Client, text: str) -> RunHandle[object]:
+    """The run whose id is, or ends with, this text.
+
+    Raises: RunNotFound, AmbiguousRun; InvalidCommand when the text is too short to be looked for.
+    """
+    wanted = text.strip().lower()
+    if is_run_id(wanted):
+        return client.run(wanted)
+    if len(wanted) < SHORT_ID_LENGTH:
+        reason = f'"{text}" is too short for a run id: the last {SHORT_ID_LENGTH} characters are needed.'
+        raise InvalidCommand(reason, field="run", hint='"leasehold runs" shows them.')
+    matches = await client.storage.persistence.find_runs(wanted)
+    if not matches:
+        raise RunNotFound(text)
+    if len(matches) > 1:
+        raise AmbiguousRun(text, list(matches))
+    return client.run(matches[0])
+
+
+def run_async(work: Callable[[], Awaitable[int]], settings: Settings, *, long_lived: bool = False) -> int:
+    """Run a command in the configured event loop; what lives long gets uvloop when it is installed.
+
+    Raises: what the command raises, never in an exception group of one.
+    """
+
+    async def main() -> int:
+        return await work()
+
+    options: dict[str, object] = {}
+    if settings.event_loop == "asyncio" and long_lived and find_spec("uvloop") is not None:
+        options["use_uvloop"] = True
+    try:
+        return anyio.run(main, backend=settings.event_loop, backend_options=options)
+    except BaseExceptionGroup as group:
+        # Whoever waits for one thing in a task group should not have to know that there was a group.
+        error = single(cast("BaseException", group))
+        if error is group:
+            raise
+        raise error from error.__cause__

@@ -1,0 +1,385 @@
+"""From words to an `Invocation`; whatever cannot be understood is an `InvalidCommand` that says what can.
+
+argparse does the work. It is kept from ending the process, and from guessing abbreviations: an option that is added
+later must not change what an old script means. The common options may stand before or after the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kernel.errors import InvalidCommand
+from kernel.model.machine import Status
+from runtime.commandline.invocation import (
+    Cancel,
+    Command,
+    Config,
+    Demo,
+    History,
+    Init,
+    Invocation,
+    Logs,
+    Migrate,
+    Options,
+    Runs,
+    Show,
+    Start,
+    Unpark,
+    Up,
+)
+
+__all__ = ["HelpWanted", "parse"]
+
+_HELP = """\
+usage: leasehold [COMMAND] [OPTIONS]
+
+Durable workflow runs on Postgres. Without a command: up.
+
+first steps
+  demo       a durable pipeline on real files, with a private Postgres; needs nothing
+  init       write an app.py, a test for it, and the entry in pyproject.toml
+
+work
+  up         supervise: execute the runs of the app until told to stop
+  start      create a run (also: run)
+
+look
+  runs       list runs
+  show       everything about one run
+  history    its events
+  logs       what its stages logged
+
+act
+  cancel     cancel a run
+  unpark     give back a run that could not be decided
+
+maintain
+  migrate    bring the database's schema up to date
+  config     the effective settings, and where each comes from
+
+options of every command
+  --app MODULE:ATTRIBUTE   the App (else LEASEHOLD_APP, else [tool.leasehold] app in pyproject.toml)
+  --database-url URL       the database (else LEASEHOLD_DATABASE_URL, else pyproject.toml, else embedded)
+  --data-dir DIRECTORY     where the embedded database lives (default: .leasehold)
+  --json                   results as JSON, for machines
+  --version, --help
+
+leasehold COMMAND --help tells more about one. Short run ids are the last 8 characters.
+"""
+
+_VALUED = ("--app", "--database-url", "--data-dir")
+
+
+class HelpWanted(Exception):
+    """Somebody asked for help or the version; `text` is the answer."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidCommand(
+            f"{self.prog}: {message}.", field="arguments", hint=f'"{self.prog} --help" tells how it is used.'
+        )
+
+
+class _Help(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise HelpWanted(parser.format_help())
+
+
+def parse(words: Sequence[str]) -> Invocation:
+    """What was asked for.
+
+    Raises: InvalidCommand, naming the word that is wrong and the closest one that is not; HelpWanted.
+    """
+    words = list(words)
+    position = _command_at(words)
+    if position is None:
+        # Whatever is not a common option belongs to the command that was left out.
+        name, rest = "up", words
+    else:
+        name, rest = words[position], words[:position] + words[position + 1 :]
+    name = _ALIASES.get(name, name)
+    if name == "help":
+        raise HelpWanted(_HELP)
+    if name not in _COMMANDS:
+        raise _unknown_command(name)
+    description = inspect.getdoc(_COMMANDS[name])
+    parser = _Parser(prog=f"leasehold {name}", add_help=False, allow_abbrev=False, description=description)
+    _add_common(parser)
+    make = _COMMANDS[name](parser)
+    known, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise _unknown_word(parser, unknown[0])
+    options = Options(app=known.app, database_url=known.database_url, data_dir=known.data_dir, json=known.json)
+    return Invocation(command=make(known), options=options)
+
+
+def _command_at(words: Sequence[str]) -> int | None:
+    """Where the command stands: the first word that is neither a common option nor an option's value."""
+    skip = False
+    for i, word in enumerate(words):
+        if skip:
+            skip = False
+        elif word in {"-h", "--help"}:
+            raise HelpWanted(_HELP)
+        elif word == "--version":
+            raise HelpWanted(f"leasehold {_version()}\n")
+        elif word in _VALUED:
+            skip = True
+        elif word == "--json" or word.startswith(tuple(f"{option}=" for option in _VALUED)):
+            continue
+        else:
+            return None if word.startswith("-") else i
+    return None
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("leasehold")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _unknown_command(name: str) -> InvalidCommand:
+    known = [*_COMMANDS, *_ALIASES]
+    close = get_close_matches(name, known, n=1)
+    hint = f'Did you mean "leasehold {close[0]}"?' if close else f"Commands: {', '.join(_COMMANDS)}."
+    return InvalidCommand(f'There is no command "{name}".', field="command", hint=hint)
+
+
+def _unknown_word(parser: argparse.ArgumentParser, word: str) -> InvalidCommand:
+    if not word.startswith("-"):
+        return InvalidCommand(
+            f'{parser.prog}: "{word}" is one word too many.',
+            field="arguments",
+            hint=f'"{parser.prog} --help" tells how it is used.',
+        )
+    option = word.partition("=")[0]
+    known = [name for action in _actions(parser) for name in action.option_strings]
+    close = get_close_matches(option, known, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f'"{parser.prog} --help" lists its options.'
+    return InvalidCommand(f"{parser.prog} has no option {option}.", field="arguments", hint=hint)
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return parser._actions  # noqa: SLF001 - argparse has no public list of them
+
+
+# -- options ---------------------------------------------------------------------------------------------------------
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    common = parser.add_argument_group("options of every command")
+    common.add_argument("--app", metavar="MODULE:ATTRIBUTE", help="the App")
+    common.add_argument("--database-url", metavar="URL", help='the database, or "embedded"')
+    common.add_argument("--data-dir", metavar="DIRECTORY", type=Path, help="where the embedded database lives")
+    common.add_argument("--json", action="store_true", help="results as JSON, for machines")
+    common.add_argument("-h", "--help", action=_Help, nargs=0, help="show this")
+
+
+def _number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        bounds = f"at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum or (maximum is not None and number > maximum):
+            raise argparse.ArgumentTypeError(f'a whole number, {bounds}, is needed, not "{text}"')
+        return number
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise argparse.ArgumentTypeError(f'a number of seconds is needed, not "{text}"')
+    return seconds
+
+
+def _status(text: str) -> str:
+    if text.upper() not in Status.__members__:
+        raise argparse.ArgumentTypeError(f'"{text}" is none of {", ".join(Status.__members__)}')
+    return text.upper()
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'a time in ISO 8601 is needed, such as {datetime.now(UTC):%Y-%m-%dT%H:%M}Z, not "{text}"'
+        ) from None
+    # Without a zone it is the wall clock of whoever types it.
+    return moment.astimezone()
+
+
+# -- the commands: each adds its options and returns what makes the command of them ------------------------------------
+
+_Make = Callable[[argparse.Namespace], Command]
+
+
+def _taken(command: type[Any], known: argparse.Namespace) -> Mapping[str, Any]:
+    """The fields of a command class, by name, from what was parsed."""
+    return {field.name: getattr(known, field.name) for field in fields(command)}
+
+
+def _up(parser: argparse.ArgumentParser) -> _Make:
+    """Supervise: execute the runs of the app until told to stop.
+
+    The first SIGINT or SIGTERM drains, a second one ends the process at once.
+    """
+    parser.add_argument(
+        "--workers", type=_number(1, 256), metavar="N", help="this many processes, restarted if they die"
+    )
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="go on with runs whose definition changed under their version"
+    )
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    return lambda known: Up(**_taken(Up, known))
+
+
+def _demo(parser: argparse.ArgumentParser) -> _Make:
+    """A durable pipeline on real files, with an embedded Postgres.
+
+    Extracts their texts, finds keywords, language and statistics at the same time, and reports.
+    """
+    parser.add_argument("--directory", type=Path, metavar="DIR", help="its text files (default: Python's own library)")
+    parser.add_argument(
+        "--limit", type=_number(1), default=400, metavar="N", help="at most so many files (default: 400)"
+    )
+    return lambda known: Demo(**_taken(Demo, known))
+
+
+def _init(parser: argparse.ArgumentParser) -> _Make:
+    """Write an app.py, a test_app.py and the entry in pyproject.toml. Existing files are left alone."""
+    parser.add_argument("directory", type=Path, nargs="?", default=Path(), help="where (default: here)")
+    return lambda known: Init(**_taken(Init, known))
+
+
+def _start(parser: argparse.ArgumentParser) -> _Make:
+    """Create a run, and print it. Some process has to execute it: leasehold up."""
+    parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow's id")
+    parser.add_argument("--input", metavar="JSON|@FILE|-", help="its input: JSON, a file of it, or standard input")
+    parser.add_argument("--key", metavar="K", help="idempotency key: the same key answers with the same run")
+    parser.add_argument("--config", metavar="JSON|@FILE|-", help='configuration by stage: {"STAGE": {...}}')
+    parser.add_argument("--priority", type=_number(0, 9), default=5, metavar="P", help="0 to 9 (default: 5)")
+    parser.add_argument("--run-at", type=_moment, metavar="TIME", help="not before this time (ISO 8601)")
+    parser.add_argument("--wait", action="store_true", help="wait for its end; Ctrl-C stops waiting, not the run")
+    parser.add_argument("--timeout", type=_seconds, dest="timeout_s", metavar="S", help="wait at most so many seconds")
+    return _made_start
+
+
+def _made_start(known: argparse.Namespace) -> Start:
+    start = Start(**_taken(Start, known))
+    if start.timeout_s is not None and not start.wait:
+        raise InvalidCommand("--timeout bounds --wait, which is not there.", field="timeout", hint="Add --wait.")
+    if start.input == "-" and start.config == "-":
+        raise InvalidCommand(
+            "--input and --config cannot both be standard input.", field="config", hint="Put one into a file: @FILE."
+        )
+    return start
+
+
+def _runs(parser: argparse.ArgumentParser) -> _Make:
+    """List runs, newest first."""
+    parser.add_argument("--status", type=_status, metavar="S", help="only those: pending, running, failed, ...")
+    parser.add_argument("--workflow", metavar="W", help="only those of this workflow")
+    parser.add_argument("--limit", type=_number(1, 1000), default=20, metavar="N", help="at most so many (default: 20)")
+    parser.add_argument("--after", metavar="CURSOR", help="go on where a page ended")
+    parser.add_argument("--full", action="store_true", help="with --json: also input, output and stages")
+    return lambda known: Runs(**_taken(Runs, known))
+
+
+def _show(parser: argparse.ArgumentParser) -> _Make:
+    """Everything about one run."""
+    parser.add_argument("run", metavar="RUN", nargs="?", help="its id, or the last 8 characters of it")
+    parser.add_argument("--key", nargs=2, metavar=("WORKFLOW", "KEY"), help="by its idempotency key instead")
+    parser.add_argument("--full", action="store_true", help="payloads uncut, errors with traceback")
+    return _made_show
+
+
+def _made_show(known: argparse.Namespace) -> Show:
+    if (known.run is None) == (known.key is None):
+        raise InvalidCommand(
+            "leasehold show needs one run.", field="run", hint="Name it by id, or by --key WORKFLOW KEY."
+        )
+    return Show(run=known.run, key=None if known.key is None else (known.key[0], known.key[1]), full=known.full)
+
+
+def _history(parser: argparse.ArgumentParser) -> _Make:
+    """The events of a run, in order."""
+    _add_run(parser)
+    return lambda known: History(run=known.run)
+
+
+def _logs(parser: argparse.ArgumentParser) -> _Make:
+    """What the stages of a run logged."""
+    _add_run(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="and what they will log, until the run ends")
+    return lambda known: Logs(**_taken(Logs, known))
+
+
+def _cancel(parser: argparse.ArgumentParser) -> _Make:
+    """Cancel a run; what executes of it is interrupted, in whatever process."""
+    _add_run(parser)
+    parser.add_argument("--reason", metavar="R", help="kept with the run")
+    return lambda known: Cancel(**_taken(Cancel, known))
+
+
+def _unpark(parser: argparse.ArgumentParser) -> _Make:
+    """Give back a run that was set aside because it could not be decided; it will be tried again."""
+    _add_run(parser)
+    return lambda known: Unpark(run=known.run)
+
+
+def _migrate(parser: argparse.ArgumentParser) -> _Make:
+    """Bring the database's schema up to date. Safe to repeat, and while others work."""
+    parser.add_argument("--sql", action="store_true", help="print the statements instead")
+    return lambda known: Migrate(sql=known.sql)
+
+
+def _config(_parser: argparse.ArgumentParser) -> _Make:
+    """The effective settings, and where each comes from."""
+    return lambda _known: Config()
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="its id, or the last 8 characters of it")
+
+
+_COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
+    "demo": _demo,
+    "init": _init,
+    "up": _up,
+    "start": _start,
+    "runs": _runs,
+    "show": _show,
+    "history": _history,
+    "logs": _logs,
+    "cancel": _cancel,
+    "unpark": _unpark,
+    "migrate": _migrate,
+    "config": _config,
+}
+_ALIASES: Mapping[str, str] = {"run": "start"}

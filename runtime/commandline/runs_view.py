@@ -1,0 +1,235 @@
+"""Runs and their stages as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from runtime.commandline.events_view import short_json
+from runtime.commandline.layout import Cell, Column, Line, Span, fields, line, printable, table
+from runtime.commandline.times import ago, date_and_clock, duration, in_future
+from runtime.info import FailureInfo, RunInfo, StageInfo
+
+__all__ = [
+    "RUN_COLUMNS",
+    "error_text",
+    "progress_lines",
+    "run_lines",
+    "run_row",
+    "short_id",
+    "stage_lines",
+    "status_span",
+]
+
+_STYLES = {
+    "PENDING": "dim",
+    "RUNNING": "cyan",
+    "SUSPENDED": "magenta",
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "CANCELLED": "yellow",
+    "SKIPPED": "dim",
+}
+_SIGNS = {
+    "PENDING": "·",
+    "RUNNING": "▸",
+    "SUSPENDED": "◦",
+    "COMPLETED": "✓",
+    "FAILED": "✗",
+    "CANCELLED": "⊘",
+    "SKIPPED": "-",
+}
+_PAYLOAD_LENGTH = 2000
+
+RUN_COLUMNS = (
+    Column("RUN"),
+    Column("WORKFLOW"),
+    Column("STATUS"),
+    Column("WAITING FOR"),
+    Column("CREATED", right=True),
+    Column("DURATION", right=True),
+    Column("KEY"),
+    Column("ERROR", flexible=True),
+)
+
+
+def short_id(run_id: str) -> str:
+    """The last eight characters: the first ones of ids minted together are the same."""
+    return run_id[-8:]
+
+
+def status_span(status: str) -> Span:
+    """A status in its colour."""
+    return Span(status, _STYLES.get(status, ""))
+
+
+def error_text(error: FailureInfo | None) -> str:
+    """An error on one line."""
+    return "" if error is None else printable(f"{error.type}: {error.message}")
+
+
+def run_row(info: RunInfo, now: datetime) -> Sequence[Cell]:
+    """A run's row under `RUN_COLUMNS`."""
+    return (
+        Span(short_id(info.id), "bold"),
+        printable(f"{info.workflow_id} {info.workflow_version}"),
+        status_span(info.status),
+        (info.waiting_for or "").replace("_", " "),
+        ago(info.created_at, now),
+        _run_duration(info, now),
+        printable(info.idempotency_key or ""),
+        Span(error_text(info.error), "red"),
+    )
+
+
+def _run_duration(info: RunInfo, now: datetime) -> str:
+    if info.duration_s is not None:
+        return duration(info.duration_s)
+    return "" if info.started_at is None or info.ended else duration((now - info.started_at).total_seconds())
+
+
+def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | None = None) -> list[Line]:
+    """Everything about one run; its table of stages within `width` cells."""
+    lines = [
+        _heading(info),
+        *fields(_facts(info, now, full=full)),
+    ]
+    if info.stages:
+        lines += [(), *stage_lines(info.stages, now, width=width)]
+    if info.error is not None:
+        where = f" (stage {info.error.stage_id})" if info.error.stage_id else ""
+        lines += [(), line(Span("error", "dim"), "  ", Span(error_text(info.error), "red"), where)]
+        if full and info.error.traceback:
+            lines += [line("  ", printable(each)) for each in info.error.traceback.splitlines()]
+        elif info.error.traceback:
+            lines.append(line(Span("       --full shows where it was raised", "dim")))
+    if info.status == "COMPLETED":
+        lines += [(), line(Span("output", "dim"), "  ", short_json(info.output, _payload_length(full=full)))]
+    return lines
+
+
+def progress_lines(info: RunInfo, now: datetime, *, width: int) -> list[Line]:
+    """What changes while one waits for a run."""
+    rows = fields([("run", info.id), ("waiting for", _waiting(info, now)), ("duration", _run_duration(info, now))])
+    return [_heading(info), *rows, (), *stage_lines(info.stages or (), now, width=width)]
+
+
+def _heading(info: RunInfo) -> Line:
+    return line(
+        Span(_SIGNS[info.status] + " ", _STYLES[info.status]),
+        Span(printable(info.workflow_id), "bold"),
+        f" version {printable(info.workflow_version)}  ",
+        status_span(info.status),
+    )
+
+
+def _payload_length(*, full: bool) -> int:
+    return 10**9 if full else _PAYLOAD_LENGTH
+
+
+def _facts(info: RunInfo, now: datetime, *, full: bool) -> list[tuple[str, Cell]]:
+    created = f"{date_and_clock(info.created_at)}  ({ago(info.created_at, now)})"
+    started = "" if info.started_at is None else date_and_clock(info.started_at)
+    if info.started_at is not None and (queued := (info.started_at - info.created_at).total_seconds()) >= 1:
+        started += f"  (after {duration(queued)})"
+    return [
+        ("run", info.id),
+        ("waiting for", _waiting(info, now)),
+        ("created", created),
+        ("started", started),
+        ("duration", _run_duration(info, now)),
+        ("priority", "" if info.priority == 5 else str(info.priority)),
+        ("key", printable(info.idempotency_key or "")),
+        ("metadata", short_json(dict(info.metadata), 200) if info.metadata else ""),
+        ("owner", "" if info.owner is None or info.ended else f"session {info.owner}"),
+        ("cost", f"{info.total_cost:f} USD" if info.total_cost else ""),
+        ("tokens", f"{info.total_tokens:,}" if info.total_tokens else ""),
+        ("input", "" if info.stages is None else short_json(info.input, _payload_length(full=full))),
+    ]
+
+
+_REASONS = {
+    "claim": "a process with room for it (is one running? leasehold up)",
+    "retry": "its next attempt",
+    "poll": "something outside",
+    "queue": "somebody who serves its queue",
+    "capacity": "room for another body in its process",
+    "unknown_workflow": "a process that knows this workflow and version: none of those that run does",
+    "newer_release": "a newer release of Leasehold: it was written by one",
+}
+
+
+def _waiting(info: RunInfo, now: datetime) -> Cell:
+    if info.waiting_for is None:
+        return ""
+    if info.waiting_detail is not None:
+        return line(Span(printable(info.waiting_detail), "yellow"), "  (when it is mended: leasehold unpark)")
+    if info.waiting_for == "delayed_until" and info.run_at is not None:
+        return f"{date_and_clock(info.run_at)}  ({in_future(info.run_at, now)})"
+    reason = _REASONS.get(info.waiting_for, info.waiting_for.replace("_", " "))
+    return line(Span(reason, "yellow"), _when(info, now))
+
+
+def _when(info: RunInfo, now: datetime) -> str:
+    moments = [at for stage in info.stages or () for at in (stage.retry_at, stage.next_poll_at) if at is not None]
+    return f", {in_future(min(moments), now)}" if moments and info.waiting_for in {"retry", "poll"} else ""
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+_STAGE_COLUMNS = (
+    Column("", right=True),
+    Column("STAGE"),
+    Column("STATUS"),
+    Column("ATTEMPT", right=True),
+    Column("DURATION", right=True),
+    Column("DETAIL", flexible=True),
+)
+
+
+def stage_lines(stages: Sequence[StageInfo], now: datetime, *, width: int | None = None) -> list[Line]:
+    """A table of stages; those of one group have the same number."""
+    return table(_STAGE_COLUMNS, [_stage_row(stage, now) for stage in stages], width=width)
+
+
+def _stage_row(stage: StageInfo, now: datetime) -> Sequence[Cell]:
+    return (
+        Span(str(stage.group), "dim"),
+        line(Span(_SIGNS[stage.status] + " ", _STYLES[stage.status]), printable(stage.id)),
+        status_span(stage.status),
+        _attempt(stage),
+        _stage_duration(stage, now),
+        _stage_detail(stage, now),
+    )
+
+
+def _attempt(stage: StageInfo) -> str:
+    if stage.attempt == 0:
+        return ""
+    return str(stage.attempt) if stage.execution == 1 else f"{stage.execution}.{stage.attempt}"
+
+
+def _stage_duration(stage: StageInfo, now: datetime) -> str:
+    if stage.duration_s is not None:
+        return duration(stage.duration_s)
+    return "" if stage.started_at is None else duration((now - stage.started_at).total_seconds())
+
+
+def _stage_detail(stage: StageInfo, now: datetime) -> Cell:
+    if stage.status == "RUNNING":
+        return "" if stage.progress is None else _bar(stage.progress)
+    if stage.status == "SUSPENDED" and stage.next_poll_at is not None:
+        until = "" if stage.max_wait_until is None else f", at most until {date_and_clock(stage.max_wait_until)}"
+        return f"looks again {in_future(stage.next_poll_at, now)}{until}"
+    error = Span(error_text(stage.error), "red" if stage.status == "FAILED" else "yellow")
+    if stage.status == "PENDING" and stage.retry_at is not None:
+        return line(f"again {in_future(stage.retry_at, now)}", ": " if error.text else "", error)
+    if stage.status == "PENDING" and stage.queue is not None:
+        return f"queue {stage.queue}"
+    return error
+
+
+def _bar(share: float, cells: int = 20) -> Line:
+    share = min(max(share, 0.0), 1.0)
+    full = round(share * cells)
+    return line(Span("━" * full, "cyan"), Span("━" * (cells - full), "dim"), f" {share:.0%}")

@@ -1,0 +1,197 @@
+"""`up`: a supervisor in the foreground, from its first line to the end of its drain."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, cast
+
+import anyio
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from kernel import Workflow
+from runtime.app import App
+from runtime.bootstrap import open_storage
+from runtime.commandline.application import load_app
+from runtime.commandline.failures import DONE, FAILED
+from runtime.commandline.invocation import Up
+from runtime.commandline.layout import Span, fields
+from runtime.commandline.opening import Context, note_notice, run_async
+from runtime.commandline.signals import StopRequest, stop_request
+from runtime.supervisor import Supervisor
+from telemetry.logs import EventLogger, configure_logging, get_logger
+
+__all__ = ["example_input", "serve"]
+
+logger: EventLogger = get_logger("leasehold.up")
+
+REMINDER_S = 5.0
+UNRULY_S = 10.0
+"""How long after the grace a body may take to heed its cancellation before the process leaves without it."""
+
+
+def serve(command: Up, context: Context) -> int:
+    """Execute runs until told to stop; 0 after a drain."""
+    settings = context.settings
+    configure_logging("json" if context.screen.as_json else settings.log_format, settings.log_level)
+    app = load_app(settings)
+    if command.workers is not None:
+        from runtime.commandline.workers import serve_with_workers
+
+        return serve_with_workers(command, context, command.workers)
+    with stop_request() as stop:
+        return run_async(lambda: _serve(command, context, app, stop), settings, long_lived=True)
+
+
+async def _serve(command: Up, context: Context, app: App, stop: StopRequest) -> int:
+    stopping = anyio.Event()
+    opened: Supervisor | None = None
+
+    async def heed() -> None:
+        await stop.wait()
+        stopping.set()
+        if opened is None:
+            # There is nothing to drain yet, and opening may take as long as a database that does not answer.
+            life.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(heed)
+        if command.supervised:
+            tasks.start_soon(_stop_with_parent, stop)
+        with anyio.CancelScope() as life:
+            async with _supervisor(command, context, app) as supervisor:
+                opened = supervisor
+                _say_up(command, context, app, supervisor)
+                await stopping.wait()
+                tasks.start_soon(_say_draining, context, supervisor, stop)
+        tasks.cancel_scope.cancel()
+    threads = 0 if opened is None else opened.stats().abandoned_threads
+    if threads:
+        what = _counted(threads, "thread", "threads")
+        text = f"Stopped. Every run was handed back; {what} that nobody can interrupt ended with this process."
+        _say(context, "supervisor.stopped", text, abandoned_threads=threads)
+        _end_now(DONE)
+    _say(context, "supervisor.stopped", "Stopped. Every run was handed back.")
+    return DONE
+
+
+def _end_now(code: int) -> None:
+    """End the process without waiting for what cannot be interrupted; the interpreter would join its threads."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _supervisor(command: Up, context: Context, app: App) -> Supervisor:
+    storage = open_storage(context.settings, tell=None if _speaks_json(context) else note_notice(context.screen))
+    return Supervisor(app, settings=context.settings, storage=storage, accept_changes=command.accept_changes)
+
+
+async def _stop_with_parent(stop: StopRequest) -> None:
+    """A worker whose parent has died (its end of the pipe is closed) has nobody to be stopped by."""
+    descriptor = sys.stdin.fileno()
+    while True:
+        await anyio.wait_readable(descriptor)
+        if not os.read(descriptor, 1024):
+            stop.ask("the end of its parent")
+            return
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def _speaks_json(context: Context) -> bool:
+    return context.screen.as_json or context.settings.log_format == "json"
+
+
+def _say(context: Context, event: str, text: str, **facts: object) -> None:
+    """One fact: a line for people, or an event for machines."""
+    if _speaks_json(context):
+        logger.info(event, **facts)
+    else:
+        context.screen.note(text)
+
+
+def _say_up(command: Up, context: Context, app: App, supervisor: Supervisor) -> None:
+    session_id = supervisor.stats().session_id
+    workflows = [f"{workflow.id} {workflow.version}" for workflow in app.workflows]
+    if _speaks_json(context) or command.supervised:
+        logger.info(
+            "supervisor.started", session_id=session_id, database=supervisor.storage.database, workflows=workflows
+        )
+        return
+    screen = context.screen
+    screen.note(Span("leasehold is up", "bold green"), Span("  (Ctrl-C drains, twice stops at once)", "dim"))
+    rows = [
+        ("session", session_id or ""),
+        ("database", supervisor.storage.database),
+        ("workflows", ", ".join(workflows) or "(none: this process will only keep others' runs waiting)"),
+    ]
+    if app.workflows:
+        first = app.workflows[0]
+        rows.append(("start a run", f"leasehold start {first.id} --input '{example_input(first)}' --wait"))
+    for each in fields([(f"  {label}", value) for label, value in rows]):
+        screen.note(each)
+
+
+async def _say_draining(context: Context, supervisor: Supervisor, stop: StopRequest) -> None:
+    """What is waited for, at once and again while it lasts."""
+    grace_s = context.settings.drain_grace.total_seconds()
+    stats = supervisor.stats()
+    what = _counted(stats.bodies, "stage body", "stage bodies")
+    text = f"Stopping ({stop.name}): "
+    if stats.bodies:
+        text += f"waiting up to {grace_s:g} s for {what} to end. A second signal stops at once."
+    else:
+        text += "nothing is executing."
+    _say(
+        context, "supervisor.draining", text, signal=stop.name, bodies=stats.bodies, runs=stats.actors, grace_s=grace_s
+    )
+    patience_s = grace_s + UNRULY_S
+    while True:
+        await anyio.sleep(min(REMINDER_S, max(patience_s, 0.1)))
+        patience_s -= REMINDER_S
+        stats = supervisor.stats()
+        if patience_s <= 0:
+            what = _counted(stats.bodies, "stage body ignores", "stage bodies ignore")
+            text = f"{what} being cancelled: leaving without. Other processes repeat those attempts."
+            _say(context, "supervisor.left_bodies", text, bodies=stats.bodies, runs=stats.actors)
+            _end_now(FAILED)
+        what = _counted(stats.bodies, "stage body", "stage bodies")
+        _say(context, "supervisor.draining", f"Still waiting for {what}.", bodies=stats.bodies, runs=stats.actors)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+_EXAMPLES: Mapping[str, object] = {
+    "string": "…",
+    "integer": 1,
+    "number": 1.0,
+    "boolean": True,
+    "array": [],
+    "object": {},
+    "null": None,
+}
+
+
+def example_input(workflow: Workflow[Any, Any]) -> str:
+    """JSON of the shape of a workflow's input, required fields only; for a line that can be copied and filled in."""
+    if workflow.input is None:
+        return "null"
+    try:
+        schema = TypeAdapter[Any](cast("Any", workflow.input)).json_schema()
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
+        return "JSON"
+    properties: dict[str, dict[str, Any]] = schema.get("properties", {})
+    if not properties:
+        return json.dumps(_EXAMPLES.get(schema.get("type", ""), "…"), ensure_ascii=False)
+    wanted = schema.get("required", [])
+    example = {name: _EXAMPLES.get(properties[name].get("type", ""), "…") for name in wanted}
+    return json.dumps(example, ensure_ascii=False)

@@ -1,0 +1,250 @@
+"""`start`: create a run, and perhaps wait for its end.
+
+Waiting is only watching: whatever ends it (Ctrl-C, a timeout, a lost database), the run goes on, and the last line
+says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, cast
+
+import anyio
+
+from kernel.errors import InvalidCommand, InvalidInput, Unavailable
+from kernel.events import StageProgress, StageScheduled
+from runtime.client import Client, GivenConfig
+from runtime.commandline.application import load_app
+from runtime.commandline.events_view import event_detail, event_name, event_stage
+from runtime.commandline.failures import DONE, FAILED, INTERRUPTED, TIMED_OUT
+from runtime.commandline.invocation import Start
+from runtime.commandline.layout import Span, line, printable
+from runtime.commandline.looking import describe, print_run
+from runtime.commandline.opening import Context, open_client, run_async
+from runtime.commandline.runs_view import progress_lines, short_id
+from runtime.commandline.screen import Draw
+from runtime.commandline.times import clock
+from runtime.run_handle import RunHandle
+
+__all__ = ["read_json", "start_run"]
+
+UNCLAIMED_S = 2.0
+"""When nobody has taken a run for so long, whoever waits for it should know."""
+DRAW_S = 0.4
+SHOWN_LENGTH = 60
+"""How much of a wrong text is repeated."""
+_EXAMPLE = """For example --input '{"name": "Ada"}'; --input @FILE and --input - read it from elsewhere."""
+_EVENT_WIDTH = len("run.owner_changed")
+
+
+@dataclass(slots=True)
+class _Started:
+    """Which run there is, for whoever has to say that it goes on."""
+
+    run_id: str | None = None
+
+
+def start_run(command: Start, context: Context) -> int:
+    """Create the run; with `wait`, watch it to its end. The exit code tells how it ended."""
+    started = _Started()
+    try:
+        return run_async(lambda: _start(command, context, started), context.settings)
+    except KeyboardInterrupt:
+        if started.run_id is not None:
+            _say_it_goes_on(context, started.run_id, "Stopped waiting")
+        return INTERRUPTED
+    except Unavailable:
+        if started.run_id is not None:
+            _say_it_goes_on(context, started.run_id, "Lost the database")
+        raise
+
+
+async def _start(command: Start, context: Context, started: _Started) -> int:
+    app = load_app(context.settings)
+    input_ = read_json(command.input, "input")
+    config: object = read_json(command.config, "config")
+    if config is not None and not isinstance(config, dict):
+        raise InvalidCommand(
+            "--config is not a JSON object.", field="config", hint='Write {"STAGE": {"FIELD": VALUE}}.'
+        )
+    async with open_client(context, app) as client:
+        try:
+            handle = await client.start(
+                command.workflow,
+                input_,
+                idempotency_key=command.key,
+                config=cast("GivenConfig | None", config),
+                priority=command.priority,
+                run_at=command.run_at,
+            )
+        except InvalidInput as error:
+            if command.input is None:
+                error.hint = f"The workflow needs an input: give --input JSON. {_EXAMPLE}"
+            raise
+        started.run_id = handle.id
+        if not command.wait:
+            print_run(context.screen, await describe(client, handle), now=client.storage.clock.now())
+            if not context.screen.as_json:
+                context.screen.note(Span(f"Watch it: leasehold show {short_id(handle.id)}", "dim"))
+            return DONE
+        return await _wait(command, context, client, handle)
+
+
+async def _wait(command: Start, context: Context, client: Client, handle: RunHandle[Any]) -> int:
+    with anyio.move_on_after(command.timeout_s) as scope:
+        async with _hint_if_unclaimed(context, client, handle):
+            with context.screen.live() as draw:
+                if draw is None:
+                    await _tell_events(context, client, handle)
+                else:
+                    await _draw_until_ended(client, handle, draw)
+    info = await describe(client, handle)
+    print_run(context.screen, info, now=client.storage.clock.now())
+    if scope.cancelled_caught and not info.ended:
+        _say_it_goes_on(context, handle.id, f"Not finished after {command.timeout_s:g} s")
+        return TIMED_OUT
+    return DONE if info.status == "COMPLETED" else FAILED
+
+
+async def _tell_events(context: Context, client: Client, handle: RunHandle[Any]) -> None:
+    """A line per event, for logs and for terminals without live areas."""
+    async for event in handle.events():
+        if isinstance(event, StageScheduled | StageProgress):
+            continue
+        now = client.storage.clock.now()
+        name = event_name(event)
+        blank = " " * (_EVENT_WIDTH - len(name.text))
+        parts = [part for part in (event_stage(event), event_detail(event, now)) if part]
+        tail = line(*(cell for part in parts for cell in ("  ", part)))
+        context.screen.note(Span(clock(event.at), "dim"), "  ", name, blank if parts else "", tail)
+
+
+async def _draw_until_ended(client: Client, handle: RunHandle[Any], draw: Draw) -> None:
+    """The run's stages, drawn anew while they change."""
+    while True:
+        info = await describe(client, handle)
+        draw(progress_lines(info, client.storage.clock.now(), width=shutil.get_terminal_size().columns))
+        if info.ended:
+            return
+        head = (await client.storage.persistence.heads([handle.id]))[handle.id]
+        with anyio.move_on_after(DRAW_S):
+            await client.watch.moved(handle.id, after=head.seq)
+
+
+@asynccontextmanager
+async def _hint_if_unclaimed(context: Context, client: Client, handle: RunHandle[Any]) -> AsyncGenerator[None]:
+    """Say it once when nobody seems to be there who could execute the run."""
+
+    async def look() -> None:
+        await anyio.sleep(UNCLAIMED_S)
+        info = await describe(client, handle)
+        if info.waiting_for in {"claim", "unknown_workflow"}:
+            who = f'that knows "{info.workflow_id}" version "{info.workflow_version}" '
+            context.screen.note(
+                Span("note: ", "yellow"),
+                f"no process {who}has taken the run yet. Start one in another terminal: leasehold up",
+            )
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+def _say_it_goes_on(context: Context, run_id: str, why: str) -> None:
+    context.screen.note(f"{why}. The run goes on: leasehold show {short_id(run_id)}")
+
+
+# -- JSON from the command line ----------------------------------------------------------------------------------------
+
+
+def read_json(text: str | None, option: str) -> Any:
+    """The value of `--input` or `--config`: JSON, `@file` of it, or `-` for standard input; None when not given.
+
+    Raises: InvalidCommand, naming the option and the place of the mistake.
+    """
+    if text is None:
+        return None
+    source, content = _source(text, option)
+    if not content.strip():
+        raise InvalidCommand(f"{source} is empty, which is not JSON.", field=option, hint=_EXAMPLE)
+    try:
+        return json.loads(content, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        hint = _quoting(content) if content is text else None
+        raise InvalidCommand(f"{source} is not JSON: {error.msg} at {where}.", field=option, hint=hint) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidCommand(f"{source} is not JSON: {error}.", field=option) from None
+
+
+def _source(text: str, option: str) -> tuple[str, str]:
+    """Where the JSON comes from, for messages, and the JSON itself."""
+    if text == "-":
+        return f"--{option} (standard input)", _decoded(_standard_input(option), "standard input", option)
+    if text.startswith("@"):
+        name = text[1:]
+        if not name:
+            hint = f"Write --{option} @FILE, such as --{option} @input.json."
+            raise InvalidCommand(f"--{option} @: the name of the file is missing.", field=option, hint=hint)
+        return f"--{option} ({_short(name)})", _decoded(_file(name, option), _short(name), option)
+    return f"--{option}", text
+
+
+def _standard_input(option: str) -> bytes:
+    stream: TextIO | None = sys.stdin
+    if stream is None:
+        raise InvalidCommand(f"--{option}: standard input is closed.", field=option, hint=_EXAMPLE)
+    # Bytes, because the locale might decode what is not UTF-8 into something else.
+    binary = getattr(stream, "buffer", None)
+    try:
+        return stream.read().encode() if binary is None else cast("bytes", binary.read())
+    except OSError as error:
+        raise InvalidCommand(f"--{option}: standard input cannot be read: {error.strerror}.", field=option) from None
+
+
+def _file(name: str, option: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InvalidCommand(f"--{option}: {_short(name)} cannot be read: {error.strerror}.", field=option) from None
+    except ValueError as error:
+        raise InvalidCommand(f"--{option}: {_short(name)} cannot be read: {error}.", field=option) from None
+
+
+def _decoded(content: bytes, name: str, option: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise InvalidCommand(f"--{option}: {name} is not UTF-8 text.", field=option) from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _quoting(text: str) -> str | None:
+    """What was probably meant by an argument that is not JSON; None for one that nobody typed."""
+    # A path that is too long or has strange characters in it is not a file, and no error either.
+    if os.path.isfile(text):  # noqa: PTH113
+        return f"To read the file of that name, write @{_short(text)}."
+    if len(text) > SHOWN_LENGTH or not text.isprintable():
+        return None
+    if text[0] not in "{[\"'-0123456789tfn":
+        return f"A text needs quotes of its own: '\"{text}\"'."
+    return 'In a shell, put single quotes around it: \'{"name": "Ada"}\'.'
+
+
+def _short(text: str) -> str:
+    """As much of what somebody wrote as a message needs, harmless to a terminal."""
+    shown = printable(text[: SHOWN_LENGTH + 1])
+    return shown if len(shown) <= SHOWN_LENGTH else f"{shown[: SHOWN_LENGTH - 1]}…"

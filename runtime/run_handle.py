@@ -1,0 +1,128 @@
+"""One run as a program sees it: its result, its state, its events.
+
+A handle holds nothing of the run; everything is asked of the client that made it, each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic
+
+import anyio
+from pydantic_core import from_json
+from typing_extensions import TypeVar
+
+from kernel.authoring.workflow import Workflow
+from kernel.commands.cancel_run import CancelRun
+from kernel.commands.unpark_run import UnparkRun
+from kernel.errors import RunCancelled, RunFailed, RunNotFound
+from kernel.events import Event
+from kernel.journal import fetch_payloads, fold_stored, inline_bodies
+from kernel.model.machine import Status
+from kernel.model.run import RunState
+from kernel.ports.persistence import LogLine
+from runtime.info import RunInfo, run_info, wanted_bodies
+from runtime.stream import EventStream, read_events
+
+if TYPE_CHECKING:
+    from runtime.client import Client
+
+__all__ = ["RunHandle"]
+
+O_co = TypeVar("O_co", covariant=True)
+
+
+class RunHandle(Generic[O_co]):
+    """One run: its result, its state, its events. Holds nothing of the run itself; cheap to make and to drop."""
+
+    def __init__(self, client: Client, run_id: str, workflow: Workflow[Any, O_co] | None) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._workflow = workflow
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self._run_id}>"
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._run_id
+
+    async def result(self, timeout: float | timedelta | None = None) -> O_co:  # noqa: ASYNC109 - it is the interface
+        """Wait for the end and return the output, typed when the workflow is known here, else as plain JSON.
+
+        `timeout` is in seconds; when it elapses the run goes on.
+        Raises: RunFailed, RunCancelled, TimeoutError, RunNotFound.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        with anyio.fail_after(seconds):
+            state, inline = await self._client.ended(self._run_id)
+        match state.status:
+            case Status.COMPLETED:
+                output: O_co = await self._output(state, inline)
+                return output
+            case Status.CANCELLED:
+                raise RunCancelled(self._run_id, reason=state.cancel_reason)
+            case _:
+                assert state.error is not None
+                raise RunFailed(
+                    self._run_id,
+                    workflow_id=state.workflow_id,
+                    stage_id=state.error.stage_id,
+                    attempt=state.error.attempt,
+                    error=state.error.error,
+                )
+
+    async def _output(self, state: RunState, inline: Mapping[int, bytes]) -> Any:
+        workflow = self._workflow or self._client.app.find_workflow(state.workflow_id, state.workflow_version)
+        last = [stage for stage in state.in_group(state.last_group.number) if stage.output is not None]
+        bodies = {stage.id: stage.output for stage in last if stage.output is not None}
+        payloads = await fetch_payloads(self._run_id, bodies.values(), inline, self._client.storage.blobs)
+        outputs = {stage_id: payloads[body] for stage_id, body in bodies.items()}
+        if workflow is None:
+            plain = {stage_id: from_json(data) for stage_id, data in outputs.items()}
+            return plain if state.last_group.parallel else next(iter(plain.values()), None)
+        return workflow.output_value(outputs)
+
+    async def describe(self) -> RunInfo:
+        """What is known of the run now, with its stages. Raises: RunNotFound."""
+        persistence = self._client.storage.persistence
+        stored = await persistence.load(self._run_id)
+        state, inline = fold_stored(stored), inline_bodies(stored.rows)
+        payloads = await fetch_payloads(self._run_id, wanted_bodies(state), inline, self._client.storage.blobs)
+        reported: Mapping[str, LogLine] = {} if state.ended else await persistence.read_progress(self._run_id)
+        return run_info(
+            stored.head,
+            state,
+            now=self._client.storage.clock.now(),
+            live_workflows=await persistence.live_workflows(),
+            payloads={body: from_json(data) for body, data in payloads.items()},
+            progress=reported,
+        )
+
+    async def cancel(self, reason: str | None = None) -> bool:
+        """Cancel the run; False when it had ended already. Raises: RunNotFound."""
+        return (await self._client.kernel.dispatch(CancelRun(run_id=self._run_id, reason=reason))).cancelled
+
+    async def unpark(self) -> bool:
+        """Give a parked run back to whoever can drive it; False when it was not parked. Raises: RunNotFound."""
+        return (await self._client.kernel.dispatch(UnparkRun(run_id=self._run_id))).unparked
+
+    async def history(self, after: int = 0) -> Sequence[Event]:
+        """The events with a `seq` above `after`, in order. Raises: RunNotFound."""
+        return await read_events(self._client, self._run_id, after=after)
+
+    def events(self, after: int = 0) -> AsyncIterator[Event]:
+        """The events above `after`, then every new one as it is committed, up to the one that ends the run.
+
+        Progress and log lines of running bodies come in between, with the `seq` of the last event before them.
+        Raises: RunNotFound.
+        """
+        return EventStream(self._client, self._run_id, after=after)
+
+    async def logs(self, after: int = 0) -> Sequence[LogLine]:
+        """What bodies of this run have logged, in order; `after` is the `id` of a line. Raises: RunNotFound."""
+        if self._run_id not in await self._client.storage.persistence.heads([self._run_id]):
+            raise RunNotFound(self._run_id)
+        return await self._client.storage.persistence.read_logs(self._run_id, after=after)

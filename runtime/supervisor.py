@@ -1,0 +1,573 @@
+"""The supervisor: a process's session, its actors, and what keeps them supplied.
+
+It is a client that also executes: it opens a session, claims due runs while it has room, gives each an actor in its
+task group, and hands everything back when it leaves. `async with Supervisor(app)` embeds it in any anyio program; the
+command line adds signal handlers, logging and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+import anyio
+import anyio.abc
+
+from kernel.commands.execute_job import ExecuteJob
+from kernel.commands.poll_suspended_stages import poll_stage
+from kernel.dispatch import Kernel
+from kernel.errors import Conflict, EngineError, LeaseLost, Unavailable
+from kernel.journal import ForeignJournals, fold_stored, inline_bodies
+from kernel.model.draft import Decision
+from kernel.model.run import RunState
+from kernel.ports.blobs import BlobStore
+from kernel.ports.executor import Attempt, Executor
+from kernel.ports.journals import Journals
+from kernel.ports.persistence import Append, Beat, Claimed, Lease, SessionInfo
+from kernel.ports.registry import WorkflowRegistry
+from runtime.actor import ActorHost, RunActor, Wait
+from runtime.app import AcceptingChanges, App, ServiceFactory
+from runtime.bootstrap import Storage
+from runtime.client import Client
+from runtime.config import Settings
+from runtime.executor import LocalExecutor
+from runtime.journals import RoutedJournals
+from runtime.logbook import LogBook
+from runtime.mailbox import Mailbox
+from runtime.patience import PatientBlobs
+from runtime.recorded_steps import record_step
+from runtime.session import Session, SessionTiming
+from runtime.slots import Slots
+from telemetry.logs import EventLogger, get_logger
+
+__all__ = ["Stats", "Supervisor"]
+
+logger: EventLogger = get_logger("leasehold.runtime")
+
+CLAIM_MAX = 100
+"""Runs taken at a time, so that a crowd of due runs is shared among processes and histories come in bounded reads."""
+CLAIM_REST_MIN_S = 0.02
+CLAIM_REST_MAX_S = 0.25
+"""The rest after a hint led to nothing doubles between these: hints of a busy neighbour must not become a load."""
+REOPEN_S = 0.5
+LEAVE_S = 5.0
+"""How long handing back and closing may take once nothing runs any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a supervisor is doing. Counts are since it was opened; `degraded` says why it cannot work, if it cannot."""
+
+    session_id: str | None
+    actors: int
+    bodies: int
+    bodies_waiting: int
+    jobs_processed: int
+    claims: int
+    abandoned_threads: int
+    uptime_s: float
+    degraded: str | None
+    draining: bool
+
+
+class Supervisor(Client):
+    """Executes the runs of an app: `async with Supervisor(app, database="postgresql://…") as supervisor`.
+
+    `services` overrides factories of the app; `accept_changes` goes on with runs whose definition changed under their
+    version instead of parking them; `wait` replaces how actors wait, for tests that skip time. Leaving drains: nothing
+    more is claimed, running bodies get `drain_grace`, what is then left is interrupted and handed back without
+    counting, and the session is closed.
+
+    Trouble with the database never cancels the caller: the supervisor degrades, retries and says so (`stats()`).
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        database: str | None = None,
+        settings: Settings | None = None,
+        services: Mapping[str, ServiceFactory] | None = None,
+        accept_changes: bool = False,
+        storage: AbstractAsyncContextManager[Storage] | None = None,
+        wait: Wait | None = None,
+    ) -> None:
+        super().__init__(app, database=database, settings=settings, storage=storage)
+        self._wait = wait or _wait
+        self._accept_changes = accept_changes
+        self._registry: WorkflowRegistry = AcceptingChanges(app) if accept_changes else app
+        self._overrides = dict(services or {})
+        self._services: Mapping[str, object] = {}
+        self._service_stack = AsyncExitStack()
+        self._actors: dict[str, RunActor] = {}
+        self._session: Session | None = None
+        self._bodies = Slots(self._settings.max_bodies)
+        self._suspects = Slots(1)
+        self._backlog = 0
+        self._claims = 0
+        self._jobs = 0
+        self._degraded: str | None = "starting"
+        self._draining = False
+        self._claim_wanted = False
+        self._claim_timer = anyio.Event()
+        self._next_due_at: datetime | None = None
+        self._idle = anyio.Event()
+        self._unborn: set[str] = set()
+        self._interrupting = False
+        self._closing = False
+        self._actor_tasks: anyio.abc.TaskGroup | None = None
+        self._host: ActorHost | None = None
+        self._logbook: LogBook | None = None
+        self._executor: LocalExecutor | None = None
+        self._attempts: Kernel | None = None
+        self._opened_at = 0.0
+        self._ready = anyio.Event()
+
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        self._opened_at = anyio.current_time()
+        self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
+        await super()._open()
+        # The first session is part of opening, so that a failure to get one is the caller's to see.
+        await self._open_session()
+        assert self._tasks is not None
+        self._tasks.start_soon(self._serve, "session", self._keep_session)
+        self._tasks.start_soon(self._serve, "claims", self._claim_runs)
+
+    def _make_kernel(self, storage: Storage) -> Kernel:
+        self._logbook = LogBook(store=storage.persistence)
+        self._executor = LocalExecutor(
+            services=self._services,
+            threads=self._settings.threads,
+            processes=self._settings.processes,
+            payload_bytes_max=self._settings.payload_bytes_max,
+            logs=self._logbook,
+            blobs=storage.blobs,
+            steps=self,
+            clock=storage.clock,
+        )
+        journals, patient = self._make_journals(storage), PatientBlobs(storage.blobs)
+        self._attempts = self._kernel_with(storage, journals, self._executor, patient)
+        self._host = ActorHost(
+            store=storage.persistence,
+            blobs=patient,
+            clock=storage.clock,
+            ids=storage.ids,
+            registry=self._registry,
+            bodies=self._bodies,
+            suspects=self._suspects,
+            passivate_after_s=self._settings.passivate_after.total_seconds(),
+            history_warn=self._settings.history_events_max // 2,
+            wait=self._wait,
+            dispatch=self._execute,
+            check=self._check,
+            left=self._left,
+        )
+        return self._kernel_with(storage, journals, self._executor, storage.blobs)
+
+    def _kernel_with(self, storage: Storage, journals: Journals, executor: Executor, blobs: BlobStore) -> Kernel:
+        return Kernel(
+            persistence=storage.persistence,
+            blob_store=blobs,
+            clock=storage.clock,
+            ids=storage.ids,
+            registry=self._registry,
+            executor=executor,
+            journals=journals,
+            limits=self._limits(),
+        )
+
+    def _make_journals(self, storage: Storage) -> Journals:
+        foreign = ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
+        return RoutedJournals(self, foreign, storage.persistence, storage.clock, storage.ids, self._bodies)
+
+    async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
+        await super()._start_services(tasks)
+        assert self._logbook is not None
+        tasks.start_soon(self._serve, "logbook", self._logbook.run)
+        assert self._executor is not None
+        tasks.start_soon(self._serve, "executor", self._executor.run_services)
+        self._actor_tasks = tasks
+
+    # -- what the journals need ----------------------------------------------------------------------------------------
+
+    @property
+    def actors(self) -> Mapping[str, RunActor]:
+        """The actors of this process by run id."""
+        return self._actors
+
+    def expect(self, run_id: str) -> None:
+        """An owned creation of this run is under way."""
+        self._unborn.add(run_id)
+
+    def settle(self, run_id: str) -> None:
+        """The creation has come to an end; the run has its actor, or is not ours."""
+        self._unborn.discard(run_id)
+        self._idle.set()
+
+    def session_with_room(self) -> str | None:
+        """Our session, when one more new run may be born here: there is room and nobody has waited longer."""
+        session = self._session
+        if session is None or self._draining or not session.trusted:
+            return None
+        if self._backlog > 0 or len(self._actors) + len(self._unborn) >= self._settings.max_runs:
+            return None
+        return session.id
+
+    def await_creation(
+        self, append: Append, lease: Lease, decision: Decision[object], started: Collection[str]
+    ) -> None:
+        """Adopt a run whose creator was cancelled, once it is certain that it exists."""
+        if self._actor_tasks is not None:
+            self._actor_tasks.start_soon(self._await_creation, append, lease, decision, started)
+
+    async def _await_creation(
+        self, append: Append, lease: Lease, decision: Decision[object], started: Collection[str]
+    ) -> None:
+        with anyio.CancelScope(shield=True) as scope:
+            self._background.add(scope)
+            try:
+                # Sent again: the store recognises it, and answers what became of it.
+                await self.storage.persistence.append(append)
+            except EngineError as error:
+                self.settle(append.run_id)
+                self._bodies.release(len(started))
+                logger.warning("run.not_created", run_id=append.run_id, error=str(error))
+            else:
+                self.adopt(lease, decision, started)
+        self._background.discard(scope)
+
+    def adopt(self, lease: Lease, decision: Decision[object], started: Collection[str]) -> None:
+        """Begin the actor of a run that was created owned."""
+        actor = RunActor(self._running_host, lease, decision.state, decision.bodies, held=started)
+        self._spawn(actor)
+        self.settle(decision.state.run_id)
+
+    # -- actors --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _running_host(self) -> ActorHost:
+        assert self._host is not None
+        return self._host
+
+    def _spawn(self, actor: RunActor) -> None:
+        assert self._actor_tasks is not None
+        self._actors[actor.run_id] = actor
+        if self._session is None or self._session.id != actor.lease.session_id:
+            # The session ended while the run was on its way here.
+            actor.abandon()
+        elif self._draining:
+            actor.drain()
+            if self._interrupting:
+                actor.interrupt()
+        self._mark_busy()
+        self._actor_tasks.start_soon(actor.run)
+
+    def _left(self, actor: RunActor) -> None:
+        if self._actors.get(actor.run_id) is actor:
+            del self._actors[actor.run_id]
+        self._mark_busy()
+        if not self._actors:
+            self._idle.set()
+        if self._backlog:
+            self._want_claim()
+        self._expect(actor.due_at)
+
+    def _expect(self, due_at: datetime | None) -> None:
+        """Claim at this moment, if it is the next one at which something falls due."""
+        if due_at is not None and (self._next_due_at is None or due_at < self._next_due_at):
+            self._next_due_at = due_at
+            self._claim_timer.set()
+
+    def _mark_busy(self) -> None:
+        if self._session is not None:
+            self._session.set_busy(busy=bool(self._actors))
+
+    async def _execute(self, command: ExecuteJob) -> object:
+        assert self._attempts is not None
+        result = await self._attempts.dispatch(command)
+        self._jobs += 1
+        return result
+
+    async def record_step(self, attempt: Attempt, *, position: int, name: str, result: bytes) -> bool:
+        """Record a step of a body that runs here; False when its attempt has been superseded."""
+        return await record_step(self.kernel.ports, attempt, position=position, name=name, result=result)
+
+    async def _check(self, run_id: str, stage_id: str) -> object:
+        assert self._attempts is not None
+        return await poll_stage(run_id, stage_id, self._attempts.ports)
+
+    async def ended(self, run_id: str) -> tuple[RunState, Mapping[int, bytes]]:
+        """Wait for the run's end; one that ends here is known at once, without asking the store."""
+        actor = self._actors.get(run_id)
+        if actor is not None:
+            await actor.ended.wait()
+            if actor.state.ended:
+                return actor.state, actor.inline
+        return await super().ended(run_id)
+
+    # -- the session ---------------------------------------------------------------------------------------------------
+
+    async def _open_session(self) -> None:
+        info = SessionInfo(name=self._settings.name, hostname=platform.node(), pid=os.getpid())
+        persistence = self.storage.persistence
+        # The lease counts from before it was asked for, as far as we can know.
+        asked_at = time.monotonic()
+        session_id = await persistence.open_session(info, self.app.known(), lease=self._settings.lease)
+        timing = SessionTiming(
+            lease=self._settings.lease, renew=self._settings.renew, max_blocked=self._settings.max_blocked
+        )
+        self._session = Session(session_id, persistence.heartbeat(session_id), timing, asked_at)
+        self._degraded = None
+        fingerprints = [(w.id, w.version, None if self._accept_changes else w.fingerprint) for w in self.app.workflows]
+        returned = await persistence.unpark_workflows(fingerprints)
+        if returned:
+            logger.info("runs.unparked", session_id=session_id, runs=returned)
+        logger.info("session.opened", session_id=session_id, workflows=len(self.app.workflows))
+
+    async def _keep_session(self) -> None:
+        """Hold a session for ever: when it is lost, cancel what ran under it, then open another."""
+        while True:
+            if self._session is None and not self._closing:
+                await self._open_session()
+            session = self._session
+            if session is None:
+                await anyio.sleep_forever()  # it is leaving, and `_stop` ends this
+            else:
+                await session.run(self._on_beat, self._on_loss)
+
+    def _on_loss(self) -> None:
+        """The lease is over: nothing may execute under it from now on."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        self._degraded = "lease lost"
+        abandoned = list(self._actors.values())
+        for actor in abandoned:
+            actor.abandon()
+        logger.error("lease.lost", session_id=session.id, actors=len(abandoned))
+
+    def _on_beat(self, beat: Beat) -> None:
+        self._degraded = None
+        self._backlog = beat.due
+        if beat.due and self._has_room():
+            self._want_claim()
+        self._expect(beat.next_due_at)
+        for run_id in beat.attention:
+            actor = self._actors.get(run_id)
+            if actor is not None:
+                actor.look()
+        owned = {*beat.attention, *(run_id for run_id, _claim in beat.adrift)}
+        strays = owned - self._actors.keys() - self._unborn
+        if strays and self._tasks is not None:
+            self._tasks.start_soon(self._adopt_strays, strays)
+
+    async def _adopt_strays(self, run_ids: Collection[str]) -> None:
+        """Runs that the store says are ours and that nobody drives, such as a claim whose answer was lost."""
+        session = self._session
+        for run_id in run_ids:
+            try:
+                stored = await self.storage.persistence.load(run_id)
+            except EngineError as error:
+                logger.warning("run.adoption_failed", run_id=run_id, error=str(error))
+                continue
+            head = stored.head
+            if session is not None and head.owner == session.id and run_id not in self._actors.keys() | self._unborn:
+                logger.warning("run.adopted", run_id=run_id)
+                await self._take(Claimed(lease=Lease(session.id, head.claim), previous_owner=None, history=stored))
+
+    def _hinted(self) -> None:
+        super()._hinted()
+        if self._has_room():
+            self._want_claim()
+        if self._actors and self._session is not None:
+            self._session.hurry()
+
+    # -- claiming ------------------------------------------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        return not self._draining and len(self._actors) < self._settings.max_runs
+
+    async def _claim_runs(self) -> None:
+        """Claim whenever something may be due and there is room; rest after a hint that led to nothing."""
+        rest_s = CLAIM_REST_MIN_S
+        while True:
+            await self._until_claim()
+            taken = await self._claim_once()
+            rest_s = CLAIM_REST_MIN_S if taken else min(rest_s * 2, CLAIM_REST_MAX_S)
+            if not taken:
+                await anyio.sleep(rest_s)
+
+    def _want_claim(self) -> None:
+        self._claim_wanted = True
+        self._claim_timer.set()
+
+    async def _until_claim(self) -> None:
+        """Return when a claim is wanted or the next run falls due."""
+        while not self._claim_wanted:
+            wait_s = None
+            if self._next_due_at is not None:
+                wait_s = (self._next_due_at - self.storage.clock.now()).total_seconds()
+                if wait_s <= 0:
+                    break
+            self._claim_timer = anyio.Event()
+            with anyio.move_on_after(wait_s):
+                await self._claim_timer.wait()
+        self._next_due_at = None
+        self._claim_wanted = False
+
+    async def _claim_once(self) -> int:
+        session = self._session
+        room = self._settings.max_runs - len(self._actors)
+        if session is None or not session.trusted or self._draining or room <= 0:
+            return 0
+        limit = min(room, CLAIM_MAX)
+        try:
+            claimed = await self.storage.persistence.claim(session.id, limit)
+        except Conflict:
+            return 0
+        except Unavailable:
+            # The answer is lost, but the runs may have been taken.
+            session.reread()
+            raise
+        self._claims += len(claimed)
+        taken_over = sum(run.previous_owner is not None for run in claimed)
+        if taken_over:
+            logger.warning("runs.taken_over", session_id=session.id, runs=taken_over)
+        for run in claimed:
+            await self._take(run)
+        if len(claimed) == limit:
+            self._want_claim()
+        else:
+            self._backlog = 0
+        return len(claimed)
+
+    async def _take(self, run: Claimed) -> None:
+        known = self._actors.get(run.history.head.run_id)
+        if known is not None and known.lease == run.lease:
+            # The heartbeat has told of this claim before its own answer came, or the other way round.
+            return
+        try:
+            state = fold_stored(run.history)
+        except EngineError as error:
+            await self._park(run, error)
+            return
+        self._spawn(
+            RunActor(
+                self._running_host,
+                run.lease,
+                state,
+                inline_bodies(run.history.rows),
+                previous_owner=run.previous_owner,
+            )
+        )
+
+    async def _park(self, run: Claimed, error: EngineError) -> None:
+        """A history that cannot be read: take the run out of circulation and say so."""
+        head = run.history.head
+        logger.error("run.parked", run_id=head.run_id, error=type(error).__name__, reason=str(error))
+        append = Append(
+            mode="park",
+            run_id=head.run_id,
+            append_id=self.storage.ids.append_id(),
+            expected=head.seq,
+            seq=head.seq,
+            at=self.storage.clock.now(),
+            head=head.head,
+            lease=run.lease,
+            parked_reason=f"undecidable: {error}",
+        )
+        try:
+            await self.storage.persistence.append(append)
+        except EngineError as refused:
+            logger.warning("run.parking_failed", run_id=head.run_id, error=str(refused))
+
+    # -- leaving -------------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Stop claiming, let bodies finish within `drain_grace`, hand back the rest; returns when nothing is left.
+
+        Leaving the `async with` does this too. Cancelling it cuts the grace short, and so does being cancelled inside.
+        """
+        self._stop_taking()
+        try:
+            with anyio.move_on_after(self._settings.drain_grace.total_seconds()):
+                await self._until_idle()
+        finally:
+            await self._hand_back()
+
+    def _stop_taking(self) -> None:
+        self._draining = True
+        for actor in tuple(self._actors.values()):
+            actor.drain()
+
+    async def _hand_back(self) -> None:
+        """Interrupt what still executes, and release every run."""
+        self._interrupting = True
+        for actor in tuple(self._actors.values()):
+            actor.interrupt()
+        with anyio.move_on_after(LEAVE_S, shield=True):
+            await self._until_idle()
+
+    async def _until_idle(self) -> None:
+        # With creations under way: what one has started must be handed back, and not be lost with the session.
+        while self._actors or self._unborn:
+            if self._idle.is_set():
+                # Never replaced while somebody waits for it.
+                self._idle = anyio.Event()
+            await self._idle.wait()
+
+    async def _stop_services(self, *, at_once: bool) -> None:
+        try:
+            if at_once:
+                self._stop_taking()
+                await self._hand_back()
+            else:
+                await self.drain()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._give_up_session()
+
+    async def _give_up_session(self) -> None:
+        self._closing = True
+        session, self._session = self._session, None
+        for actor in tuple(self._actors.values()):
+            actor.abandon()
+        if session is not None:
+            with anyio.move_on_after(LEAVE_S):
+                try:
+                    await self.storage.persistence.close_session(session.id)
+                except (Unavailable, LeaseLost) as error:
+                    logger.warning("session.not_closed", session_id=session.id, error=str(error))
+
+    async def _close(self, *, at_once: bool) -> None:
+        try:
+            await super()._close(at_once=at_once)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._service_stack.aclose()
+
+    def stats(self) -> Stats:
+        """What it is doing now."""
+        return Stats(
+            session_id=None if self._session is None else self._session.id,
+            actors=len(self._actors),
+            bodies=self._bodies.used,
+            bodies_waiting=self._bodies.waiting,
+            jobs_processed=self._jobs,
+            claims=self._claims,
+            abandoned_threads=0 if self._executor is None else self._executor.abandoned_threads,
+            uptime_s=anyio.current_time() - self._opened_at,
+            degraded=self._degraded,
+            draining=self._draining,
+        )
+
+
+async def _wait(mailbox: Mailbox, seconds: float | None) -> None:
+    await mailbox.wait(seconds)

@@ -1,0 +1,138 @@
+"""One store and the processes on it: supervisors and clients that share it as they would share a database.
+
+In memory they share an object; on Postgres each opens its own connections. Tests wait for facts with `until`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from inspect import isawaitable
+from typing import Any, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from adapters.memory import MemoryBlobStore, MemoryPersistence
+from adapters.system import RandomIds, SystemClock
+from kernel import Unavailable, Workflow
+from kernel.ports.persistence import Beat, Heartbeat
+from runtime import App, Client, Settings, Supervisor
+from runtime.actor import Wait
+from runtime.bootstrap import Storage, open_storage
+
+T = TypeVar("T")
+
+WAIT_S = 25.0
+
+
+class SharedStore:
+    """Makes the processes of a test; `url` is the database's, None in memory."""
+
+    def __init__(self, opener: Callable[[Settings], AbstractAsyncContextManager[Storage]], url: str | None) -> None:
+        self._opener = opener
+        self.url = url
+
+    def supervisor(
+        self, app: App | Workflow[Any, Any], /, *, services: Any = None, wait: Wait | None = None, **settings: Any
+    ) -> Supervisor:
+        chosen = self._settings(**settings)
+        return Supervisor(_app(app), settings=chosen, services=services, storage=self._opener(chosen), wait=wait)
+
+    def client(self, app: App | Workflow[Any, Any], /, **settings: Any) -> Client:
+        chosen = self._settings(**settings)
+        return Client(_app(app), settings=chosen, storage=self._opener(chosen))
+
+    def opened(self) -> AbstractAsyncContextManager[Storage]:
+        """The store without a process."""
+        return self._opener(self._settings())
+
+    def _settings(self, **settings: Any) -> Settings:
+        seconds = {key: timedelta(seconds=value) for key, value in settings.items() if isinstance(value, float)}
+        return Settings(database_url=self.url or "memory://", **{**settings, **seconds})
+
+
+def in_memory(store: Any = None) -> SharedStore:
+    """A store in this process, which outlives its supervisors; or a given one."""
+    clock = SystemClock()
+    shared = Storage(
+        persistence=store or MemoryPersistence(clock),
+        blobs=MemoryBlobStore(),
+        clock=clock,
+        ids=RandomIds(),
+        database="memory of this test",
+    )
+
+    @asynccontextmanager
+    async def opener(_: Settings) -> AsyncGenerator[Storage]:
+        yield shared
+
+    return SharedStore(opener, None)
+
+
+def on_postgres(url: str) -> SharedStore:
+    """A migrated database."""
+    return SharedStore(open_storage, url)
+
+
+def _app(app: App | Workflow[Any, Any]) -> App:
+    return app if isinstance(app, App) else App(workflows=[app])
+
+
+async def until(fact: Callable[[], T | Awaitable[T]], *, within_s: float = WAIT_S) -> T:
+    """What `fact` answers as soon as it is true."""
+    with anyio.fail_after(within_s):
+        while True:
+            answer = fact()
+            found: Any = await answer if isawaitable(answer) else answer
+            if found:
+                return found
+            await anyio.sleep(0.002)
+
+
+class BreakableStore:
+    """A store that cannot be reached while it is `down`, from no task and no thread; it counts what it `refused`.
+
+    Of the methods named in `fail_next` it refuses so many calls also when it is up.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self.down = False
+        self.refused: Counter[str] = Counter()
+        self.fail_next: Counter[str] = Counter()
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if name == "heartbeat":
+            return lambda session_id: _BreakableHeartbeat(self, method(session_id))
+
+        async def call(*args: Any, **named: Any) -> Any:
+            await checkpoint()
+            self.check(name)
+            return await method(*args, **named)
+
+        return call
+
+    def check(self, name: str) -> None:
+        if self.fail_next[name] > 0:
+            self.fail_next[name] -= 1
+            raise Unavailable("The store is out of order for a moment.")
+        if self.down:
+            self.refused[name] += 1
+            raise Unavailable("The store is out of order.")
+
+
+class _BreakableHeartbeat:
+    def __init__(self, store: BreakableStore, heartbeat: Heartbeat) -> None:
+        self._store = store
+        self._heartbeat = heartbeat
+
+    def beat(self, *, adrift: bool = False) -> Beat:
+        self._store.check("beat")
+        return self._heartbeat.beat(adrift=adrift)
+
+    def close(self) -> None:
+        self._heartbeat.close()

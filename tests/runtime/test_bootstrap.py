@@ -1,0 +1,106 @@
+"""Which database settings lead to, and what an open store has."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from adapters.blobs import FilesystemBlobStore
+from kernel import InvalidCommand, NoDatabase, SchemaOutdated, Unavailable
+from runtime.bootstrap import choose_database, migrate_database, open_storage, schema_sql
+from runtime.config import Settings
+from runtime.database_urls import masked_url
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_database_that_is_named_is_used() -> None:
+    assert choose_database(Settings(database_url="postgresql://h/d")) == "postgresql://h/d"
+
+
+async def test_without_a_name_it_is_the_embedded_one() -> None:
+    assert choose_database(Settings()) == "embedded"
+
+
+async def test_production_forbids_falling_back() -> None:
+    with pytest.raises(NoDatabase, match="LEASEHOLD_ENV=production") as refused:
+        choose_database(Settings(env="production"))
+
+    assert "LEASEHOLD_DATABASE_URL" in str(refused.value)
+
+
+async def test_production_allows_the_embedded_database_by_name() -> None:
+    assert choose_database(Settings(env="production", database_url="embedded")) == "embedded"
+
+
+async def test_memory_is_a_store_of_its_own_each_time() -> None:
+    async with (
+        open_storage(Settings(database_url="memory://")) as one,
+        open_storage(Settings(database_url="memory://")) as other,
+    ):
+        assert one.persistence is not other.persistence
+        assert one.notice is None
+        assert one.clock.now().utcoffset() == timedelta(0)
+
+
+async def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: str) -> None:
+    with pytest.raises(SchemaOutdated, match="leasehold migrate"):
+        async with open_storage(Settings(database_url=database_url)):
+            pass
+
+
+async def test_migrating_makes_the_schema_and_can_be_repeated(database_url: str) -> None:
+    settings = Settings(database_url=database_url)
+
+    first, second = await migrate_database(settings), await migrate_database(settings)
+
+    assert first.applied
+    assert not second.applied
+    async with open_storage(settings) as storage:
+        assert storage.database == masked_url(database_url)
+        assert await storage.persistence.live_workflows() == []
+        await storage.blobs.put("a/b", b"x")
+        assert await storage.blobs.get("a/b") == b"x"
+
+
+async def test_a_database_that_does_not_answer_is_unavailable() -> None:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        async with open_storage(Settings(database_url="postgresql://u:hidden@127.0.0.1:1/d")):
+            pass
+
+
+async def test_payloads_can_go_to_a_folder(tmp_path: Path) -> None:
+    async with open_storage(Settings(database_url="memory://", blob_dir=tmp_path)) as storage:
+        await storage.blobs.put("a", b"x")
+
+    assert await FilesystemBlobStore(tmp_path).get("a") == b"x"
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])  # asyncio starts one in the end-to-end tests
+async def test_the_embedded_database_migrates_itself_and_says_where_it_is_unless_it_was_asked_for() -> None:
+    told: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="leasehold-") as directory:
+        # As root the server runs as another user, who has to reach its data through this folder.
+        Path(directory).chmod(0o755)
+        settings = Settings(data_dir=Path(directory, "state"))
+        async with (
+            open_storage(settings, tell=told.append) as chosen,
+            open_storage(replace(settings, database_url="embedded"), tell=told.append) as asked_for,
+        ):
+            assert await chosen.persistence.live_workflows() == []
+            assert chosen.database == asked_for.database == f"embedded Postgres in {directory}/state"
+
+    assert told == [f"No database is configured, so this uses an embedded Postgres in {directory}/state."]
+
+
+async def test_a_store_in_memory_has_no_schema_to_migrate() -> None:
+    with pytest.raises(InvalidCommand, match="memory"):
+        await migrate_database(Settings(database_url="memory://"))
+
+
+async def test_the_schema_can_be_printed() -> None:
+    assert "CREATE TABLE leasehold.runs" in schema_sql()

@@ -1,0 +1,83 @@
+"""Payloads beyond the inline bound live in the blob store, and nobody who reads them can tell."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from pydantic import BaseModel
+
+from adapters.postgres import migrate
+from kernel import OutputNotLoaded, RunFailed, StageContext, WorkflowBuilder, stage
+from runtime import App, Settings, Supervisor
+
+pytestmark = pytest.mark.anyio
+
+LARGE = 100_000
+
+
+class Text(BaseModel):
+    text: str
+
+
+@stage("grow")
+async def grow(ctx: StageContext[Text]) -> Text:
+    return Text(text=ctx.input.text + "x" * LARGE)
+
+
+@stage("measure")
+async def measure(ctx: StageContext[Text]) -> int:
+    return len(ctx.input.text)
+
+
+@stage("compare", dependencies=["measure"])
+async def compare(ctx: StageContext[int]) -> str:
+    return ctx.require(grow).text
+
+
+large = WorkflowBuilder("large", input=Text, output=int).pipe(grow).pipe(measure).build()
+undeclared = WorkflowBuilder("undeclared", input=Text, output=str).pipe(grow).pipe(measure).pipe(compare).build()
+app = App(workflows=[large, undeclared])
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def supervisor(request: pytest.FixtureRequest, anyio_backend_name: str):
+    url = "memory://"
+    if request.param == "postgres":
+        url = request.getfixturevalue("database_url")
+        await migrate(url)
+    async with Supervisor(app, settings=Settings(database_url=url)) as supervisor:
+        yield supervisor
+
+
+async def test_large_inputs_and_outputs_reach_the_next_stage_and_the_caller(supervisor: Supervisor):
+    run = await supervisor.start(large, Text(text="y" * LARGE))
+
+    assert await run.result(timeout=30) == 2 * LARGE
+    info = await run.describe()
+    assert info.input == {"text": "y" * LARGE}
+    assert info.stages is not None
+    assert len(info.stages[0].output["text"]) == 2 * LARGE
+    assert len(await supervisor.storage.blobs.list(f"runs/large/{run.id}/")) == 2
+
+
+async def test_a_large_output_that_was_not_declared_is_not_loaded_and_the_error_says_how(supervisor: Supervisor):
+    run = await supervisor.start(undeclared, Text(text="y"))
+
+    with pytest.raises(RunFailed) as failed:
+        await run.result(timeout=30)
+
+    assert failed.value.error.type == OutputNotLoaded.__name__
+    assert 'dependencies=["grow"]' in failed.value.error.message
+
+
+async def test_a_payload_beyond_the_limit_is_refused_by_name(anyio_backend_name: str):
+    settings = Settings(database_url="memory://", payload_bytes_max=50_000)
+    async with Supervisor(app, settings=settings) as supervisor:
+        with anyio.fail_after(30):
+            run = await supervisor.start(large, Text(text="small"))
+            with pytest.raises(RunFailed) as failed:
+                await run.result()
+
+    assert failed.value.stage_id == "grow"
+    assert failed.value.error.type == "PayloadRefused"
+    assert "payload_bytes_max" in failed.value.error.message

@@ -1,0 +1,72 @@
+"""The store goes away under a supervisor, and comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapters.memory import MemoryPersistence
+from adapters.system import SystemClock
+from kernel import Workflow
+from runtime import App, RunHandle
+from tests.conftest import execute
+from tests.runtime.gates import Doc, Gate, three_stages
+from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_outage_in_memory_loses_nothing_and_cancels_nobody():
+    broken = BreakableStore(MemoryPersistence(SystemClock()))
+    place, gate, log = in_memory(broken), Gate(), list[tuple[str, str]]()
+    before, after = gate.workflow(), three_stages(log)
+    async with place.supervisor(App(workflows=[before, after])) as supervisor:
+        run = await supervisor.start(before, Doc(text="x"))
+        await until(lambda: gate.entered)
+        broken.down = True
+        gate.open()
+        await until(lambda: broken.refused["append"] and broken.refused["beat"])
+        broken.down = False
+        assert await run.result() == Doc(text="x")
+        assert await (await supervisor.start(after, Doc(text="y"))).result() == Doc(text="y")
+    assert len(gate.entered) == 1
+
+
+async def test_an_outage_longer_than_the_lease_interrupts_bodies_and_the_run_completes_afterwards():
+    broken = BreakableStore(MemoryPersistence(SystemClock()))
+    place, gate = in_memory(broken), Gate()
+    workflow = gate.workflow()
+    async with place.supervisor(workflow, lease=0.6, renew=0.2) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="x"))
+        await until(lambda: gate.entered)
+        broken.down = True
+        await until(lambda: gate.interrupted)
+        assert supervisor.stats().degraded == "lease lost"
+        broken.down = False
+        gate.open()
+        assert await run.result() == Doc(text="x")
+        assert supervisor.stats().degraded is None
+
+
+async def test_lost_connections_to_postgres_lose_nothing_and_cancel_nobody(postgres: SharedStore):
+    log: list[tuple[str, str]] = []
+    workflow = three_stages(log)
+    assert postgres.url is not None
+    async with postgres.supervisor(workflow) as supervisor:
+        runs = await supervisor.start_many(workflow, [Doc(text=str(n)) for n in range(20)])
+        for n in range(20, 24):
+            cut_all_connections(postgres.url)
+            runs.append(await started(supervisor, workflow, n))
+        assert [(await run.result()).text for run in runs] == [str(n) for n in range(24)]
+        for run in runs:
+            assert [event.type for event in await run.history()].count("stage.completed") == 3
+
+
+async def started(supervisor: Any, workflow: Workflow[Doc, Doc], number: int) -> RunHandle[Doc]:
+    return await supervisor.start(workflow, Doc(text=str(number)), idempotency_key=str(number))
+
+
+def cut_all_connections(url: str) -> None:
+    mine = "datname = current_database() AND pid <> pg_backend_pid()"
+    execute(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")

@@ -1,0 +1,129 @@
+"""Runs that nobody executes now, why, and what makes them go on: a deploy, a human, a date, or SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID
+
+import anyio
+import asyncpg
+import pytest
+
+from kernel import RetryAfter, RunFailed, StageContext, Workflow, WorkflowBuilder, stage
+from runtime import App, RunHandle
+from tests.runtime.gates import Doc, Gate, echo
+from tests.runtime.shared_store import SharedStore, until
+
+pytestmark = pytest.mark.anyio
+
+
+# -- definitions -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rolling_deploy_leaves_the_runs_of_the_old_version_waiting_until_somebody_knows_it(
+    store: SharedStore,
+):
+    old, new = echo(version="1"), echo(version="2")
+    async with store.client(old) as client:
+        waiting = await client.start(old, Doc(text="old"))
+        async with store.supervisor(new) as deployed:
+            assert await (await deployed.start(new, Doc(text="new"))).result() == Doc(text="new")
+            info = await waiting.describe()
+            assert (info.status, info.waiting_for) == ("PENDING", "unknown_workflow")
+            async with store.supervisor(App(workflows=[new, old])):
+                assert await waiting.result() == Doc(text="old")
+
+
+async def test_a_run_whose_definition_changed_under_its_version_is_parked_with_the_difference(memory: SharedStore):
+    gate = Gate()
+    old, changed = gate.workflow("w"), gate.workflow("w", stage_id="renamed")
+    run_id = await drained_run(memory, old, gate)
+    async with memory.supervisor(changed) as supervisor:
+        run = supervisor.run(run_id)
+        await until(lambda: waits_for(run, "definition_changed"))
+        assert 'Workflow "w" version "1"' in ((await run.describe()).waiting_detail or "")
+        assert await run.unpark() is True
+        await until(lambda: waits_for(run, "definition_changed"))
+    assert len(gate.entered) == 1
+
+
+async def test_a_parked_run_goes_on_when_its_definition_returns(store: SharedStore):
+    gate = Gate()
+    old, changed = gate.workflow("w"), gate.workflow("w", stage_id="renamed")
+    run_id = await drained_run(store, old, gate)
+    async with store.supervisor(changed) as supervisor:
+        await until(lambda: waits_for(supervisor.run(run_id), "definition_changed"))
+    gate.open()
+    async with store.supervisor(old) as supervisor:
+        assert await supervisor.run(run_id, old).result() == Doc(text="x")
+
+
+async def drained_run(store: SharedStore, workflow: Workflow[Doc, Doc], gate: Gate) -> str:
+    async with store.supervisor(workflow, drain_grace=0.0) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="x"))
+        await until(lambda: gate.entered)
+    return run.id
+
+
+async def waits_for(run: RunHandle[Any], reason: str) -> bool:
+    return (await run.describe()).waiting_for == reason
+
+
+# -- runs that SQL creates -----------------------------------------------------------------------------------------
+
+
+async def create_in_sql(url: str, workflow_id: str, value: object) -> str:
+    """In a transaction of the caller's own."""
+    found: list[UUID] = []
+
+    async def insert() -> None:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            async with connection.transaction():
+                sql = "SELECT leasehold.create_run($1, $2::text::json)"
+                found.append(await connection.fetchval(sql, workflow_id, json.dumps(value)))
+        finally:
+            await connection.close(timeout=10)
+
+    # The driver speaks asyncio, whatever loop runs here.
+    await anyio.to_thread.run_sync(lambda: asyncio.run(insert()))
+    return str(found[0])
+
+
+async def test_a_run_created_in_sql_executes_and_an_invalid_one_fails_with_what_is_wrong(postgres: SharedStore):
+    workflow = echo()
+    assert postgres.url is not None
+    async with postgres.supervisor(workflow) as supervisor:
+        good = await create_in_sql(postgres.url, "echo", {"text": "from SQL"})
+        bad = await create_in_sql(postgres.url, "echo", {"txet": "oops"})
+        assert await supervisor.run(good, workflow).result() == Doc(text="from SQL")
+        with pytest.raises(RunFailed) as failed:
+            await supervisor.run(bad, workflow).result()
+    assert failed.value.error.type == "InvalidInput"
+    assert "text: Field required" in failed.value.error.message
+    assert failed.value.stage_id is None
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_waits_for_its_retry_costs_no_actor_and_comes_back_in_time(store: SharedStore):
+    @stage("later")
+    async def later(ctx: StageContext[Doc]) -> Doc:
+        if ctx.attempt == 1:
+            raise RetryAfter(0.5, "not yet")
+        return ctx.input
+
+    workflow = WorkflowBuilder("later", input=Doc, output=Doc).pipe(later).build()
+    async with store.supervisor(workflow, passivate_after=0.0) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="x"))
+        await until(lambda: waits_for(run, "retry"))
+        await until(lambda: supervisor.stats().actors == 0)
+        assert await run.result() == Doc(text="x")
+        events = await run.history()
+        [due_at] = [event.due_at for event in events if event.type == "stage.retrying"]
+        [_, second] = [event.at for event in events if event.type == "stage.started"]
+        assert second >= due_at
+        assert "run.owner_changed" not in [event.type for event in events]

@@ -1,0 +1,26 @@
+"""What a type checker must refuse against the runtime; every line that ends in the mark, and no other."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from kernel import CancelRun, CreateRunResult
+from runtime import Client, RunHandle, Supervisor
+from tests.typing.usage_runtime import Doc, Report, documents, nightly
+
+
+class Text(BaseModel):
+    text: str
+
+
+async def start_with_the_wrong_input(supervisor: Supervisor) -> None:
+    await supervisor.start(documents, Text(text=""))  # E
+    await supervisor.start(nightly, Doc(path=""))  # E
+    await supervisor.start_many(documents, [Text(text="")])  # E
+
+
+async def expect_another_output(client: Client, run: RunHandle[Report]) -> None:
+    text: Text = await run.result()  # E
+    handle: RunHandle[Text] = client.run("id", documents)  # E
+    created: CreateRunResult = await client.kernel.dispatch(CancelRun(run_id="id"))  # E
+    print(text, handle, created)

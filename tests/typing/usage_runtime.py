@@ -1,0 +1,76 @@
+"""What users write against the runtime, and the types that they get."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from kernel import CreateRun, CreateRunResult, Event, StageContext, Workflow, WorkflowBuilder, stage
+from runtime import App, Client, Page, RunHandle, RunInfo, Supervisor, run_and_wait
+from runtime.testing import Finished, run_workflow
+
+
+class Doc(BaseModel):
+    path: str
+
+
+class LongDoc(Doc):
+    pages: int = 0
+
+
+class Report(BaseModel):
+    words: int
+
+
+@stage("count")
+async def count(ctx: StageContext[Doc]) -> Report:
+    return Report(words=len(ctx.input.path))
+
+
+@stage("nightly")
+async def nightly_stage(ctx: StageContext[None]) -> Report:
+    return Report(words=ctx.attempt)
+
+
+documents = WorkflowBuilder("documents", input=Doc, output=Report).pipe(count).build()
+nightly = WorkflowBuilder("nightly", output=Report).pipe(nightly_stage).build()
+assert_type(documents, Workflow[Doc, Report])
+
+app = App(workflows=[documents, nightly], services={"http": dict[str, str]})
+
+
+async def start_and_wait() -> None:
+    async with Supervisor(app, database="postgresql://db/app") as supervisor:
+        assert_type(supervisor, Supervisor)
+        run = await supervisor.start(documents, Doc(path="a.txt"), idempotency_key="a.txt")
+        assert_type(run, RunHandle[Report])
+        assert_type(await run.result(timeout=3), Report)
+        await supervisor.start(documents, LongDoc(path="a"), config={count: {}, "count": {}})
+        await supervisor.start(nightly, None)
+        by_id = await supervisor.start("documents", {"path": "x"})
+        assert_type(await by_id.result(), Any)
+        many = await supervisor.start_many(documents, [Doc(path="a")], idempotency_key=lambda doc: doc.path)
+        assert_type(many, list[RunHandle[Report]])
+        assert_type(await supervisor.kernel.dispatch(CreateRun(workflow_id="w", input={})), CreateRunResult)
+
+
+async def observe() -> None:
+    async with Client(app) as client:
+        assert_type(client.run("id", documents), RunHandle[Report])
+        assert_type(client.run("id"), RunHandle[Any])
+        assert_type(await client.find(documents, "key"), RunHandle[Report] | None)
+        assert_type(await client.list_runs(workflow=documents), Page[RunInfo])
+        run = client.run("id", documents)
+        assert_type(await run.describe(), RunInfo)
+        async for event in run.events(after=3):
+            assert_type(event, Event)
+            if event.type == "stage.completed":
+                print(event.duration_s, event.output)
+
+
+async def other_ways() -> None:
+    assert_type(await run_and_wait(app, documents, Doc(path="a")), Report)
+    finished = await run_workflow(documents, Doc(path="a"))
+    assert_type(finished, Finished[Report])
+    assert_type(finished.output, Report | None)
