@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,27 @@ class World:
             for line in file.read_text().splitlines()
             if line.endswith("}")
         ]
+
+    def in_a_body(self, worker: Worker) -> bool:
+        """Whether a body of this worker has begun and not ended."""
+        file = self.effects_dir / f"{worker.process.pid}.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        open_bodies = Counter(json.loads(line)["what"] for line in lines if line.endswith("}"))
+        return open_bodies["start"] > open_bodies["end"]
+
+    def paused_in_a_body(self, worker: Worker) -> bool:
+        """Stop a worker, and let it go on when it proves to be between two bodies: what is seen stays true."""
+        worker.process.send_signal(signal.SIGSTOP)
+        if self.in_a_body(worker):
+            return True
+        worker.process.send_signal(signal.SIGCONT)
+        return False
+
+    def killed_in_a_body(self, worker: Worker) -> bool:
+        if not self.paused_in_a_body(worker):
+            return False
+        worker.process.kill()
+        return True
 
     def starts(self) -> Counter[tuple[str, str]]:
         return Counter((e["run"], e["stage"]) for e in self.effects() if e["what"] == "start")
