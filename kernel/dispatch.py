@@ -10,9 +10,12 @@ To follow one command to the database, always forward:
 
 1. its row in `ROUTES` names its module in `kernel/commands/`: the command, its result, what it touches, its handler;
 2. its `decide_*` function there (pure) calls the rules in `kernel/model/`, which answer with facts;
-3. `journals.record` or `journals.create` (`kernel/ports/journals.py`; without a runtime `kernel/journal.py`) turns the
-   facts into one `Append` (`kernel/ports/persistence.py`);
-4. `store.append` makes it rows: `adapters/postgres/`, or `adapters/memory/`.
+3. `journals.record` or `journals.create` (`kernel/ports/journals.py`) turns the facts into one `Append`
+   (`kernel/ports/persistence.py`). Without a runtime that is `kernel/journal.py`; with one `runtime/journals.py`, which
+   gives the runs that live in its process to their actors (`runtime/actor.py`) and all others to the former;
+4. `store.append` makes it rows. In Postgres: `adapters/postgres/persistence.py`, `committer.py` (when it is sent),
+   `batches.py` (`STATEMENTS`: which mode is which file), `sql/append_foreign.sql`, or `append_owned.sql` from an actor
+   and `append_create.sql` for a new run. In memory: `adapters/memory/appends.py`.
 """
 
 from __future__ import annotations

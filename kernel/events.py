@@ -308,7 +308,7 @@ def public_event(fact: Fact, *, run_id: str, seq: int, at: datetime, body: Any =
     values: dict[str, Any] = {}
     for name in _NAMES[fact.type]:
         match name:
-            case "output" | "value":
+            case "output" | "value" if not hasattr(fact, name):
                 values[name] = body
             case "metrics":
                 values[name] = getattr(fact, name) or {}

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from kernel.errors import StaleVersion
 from kernel.model.draft import Decision, Moment
-from kernel.model.facts import CorruptHistory, decode_facts, encode_facts
+from kernel.model.facts import FORMAT, CorruptHistory, NewerHistory, decode_facts, encode_facts, format_of
 from kernel.model.head import head_of
 from kernel.model.run import RunState, fold
 from kernel.model.stage import Body
@@ -122,9 +122,12 @@ async def fetch_payloads(
 def fold_stored(stored: StoredHistory, state: RunState | None = None) -> RunState:
     """The state that a stored history (or its continuation after `state`) tells.
 
-    Raises: CorruptHistory, when it cannot be read or ends before its head does; IllegalTransition.
+    Raises: CorruptHistory, when it cannot be read or ends before its head does, and as NewerHistory when a newer
+    release has to; IllegalTransition.
     """
     run_id = stored.head.run_id
+    if stored.head.format > FORMAT:
+        raise NewerHistory(run_id, format=stored.head.format)
     rows = ((row.first_seq, row.at, decode_facts(row.events, run_id=run_id)) for row in stored.rows)
     folded = fold(run_id, rows, state)
     if folded.seq < stored.head.seq:
@@ -156,6 +159,7 @@ def append_of(
         at=moment.now,
         head=head_of(decision.state),
         events=encode_facts(decision.facts),
+        format=format_of(decision.facts),
         bodies=bodies,
         lease=lease,
         new=new,

@@ -15,7 +15,6 @@ from operator import attrgetter
 
 from pydantic_core import from_json
 
-from kernel.model.facts import FORMAT
 from kernel.model.head import Head
 from kernel.model.machine import ENDED
 from kernel.ports.persistence import (
@@ -50,7 +49,7 @@ class Run:
     wake_at: datetime | None = None
     parked_reason: str | None = None
     parked_at: datetime | None = None
-    format: int = FORMAT
+    format: int = 1
     rows: list[HistoryRow] = field(default_factory=list[HistoryRow])
 
     @property

@@ -13,7 +13,7 @@ field can be added and a newer release's field can be skipped. Renaming one brea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
@@ -22,14 +22,17 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from kernel.errors import EngineError, ErrorInfo, PayloadRefused
+from kernel.fast_dataclass import fast
 from kernel.model.execution_plan import ExecutionPlan
 
 __all__ = [
     "FORMAT",
+    "NEWER",
     "AnnotationCreated",
     "BlobRef",
     "CorruptHistory",
     "Fact",
+    "NewerHistory",
     "RetryCause",
     "RunCancelled",
     "RunCompleted",
@@ -50,10 +53,17 @@ __all__ = [
     "decode_facts",
     "encode_facts",
     "encode_plan",
+    "format_of",
 ]
 
-FORMAT = 1
-"""Version of the meaning of facts; a run of a newer format than this release knows is not claimed."""
+NEWER: Mapping[str, int] = {}
+"""Kinds of facts that format 1 lacks, each with the format that brought it; what one release adds is one format.
+
+Better read by one release and written by the next: then a rolling deploy has nobody who must leave a run to others.
+"""
+
+FORMAT = max(NEWER.values(), default=1)
+"""The newest format that this release reads; a run with a fact of a newer one is left to whoever can read it."""
 
 RetryCause = Literal["raised", "timeout", "lost", "drained"]
 
@@ -67,6 +77,16 @@ class CorruptHistory(EngineError):
         super().__init__(f'The history of run "{run_id}" cannot be read: {reason}.')
 
 
+class NewerHistory(CorruptHistory):
+    """A stored history is not damaged but of a newer format; it is left to processes of a newer release."""
+
+    def __init__(self, run_id: str, *, format: int) -> None:
+        self.format = format
+        super().__init__(
+            run_id, f"it is of format {format}, and this release reads up to {FORMAT}; use the release that wrote it"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobRef:
     """Where a payload lies that is too large for the history: its key, the SHA-256 of its bytes in hex, its size."""
@@ -76,6 +96,7 @@ class BlobRef:
     size_bytes: int
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCreated:
     """The run exists; its body is the input. `config` is complete, by stage id, so that later defaults change nothing.
@@ -96,6 +117,7 @@ class RunCreated:
     type: Literal["run.created"] = "run.created"
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
     """Somebody drives the run for the first time: a session, or nobody in particular (`owner` is None)."""
@@ -114,6 +136,7 @@ class RunOwnerChanged:
     type: Literal["run.owner_changed"] = "run.owner_changed"
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCompleted:
     """Every stage is done; the output is that of the last group, which its stages' facts hold. Costs are USD."""
@@ -151,6 +174,7 @@ class RunRerun:
     type: Literal["run.rerun"] = "run.rerun"
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageScheduled:
     """The stage's turn has come, but its start is not in the same append."""
@@ -163,6 +187,7 @@ class StageScheduled:
     type: Literal["stage.scheduled"] = "stage.scheduled"
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted:
     """An attempt runs; only who names its token can end it. `resumed`: it is given the state of a suspension.
@@ -179,6 +204,7 @@ class StageStarted:
     type: Literal["stage.started"] = "stage.started"
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCompleted:
     """The stage's result is recorded; its body is the output. Metrics are numbers by name; durations are seconds."""
@@ -324,6 +350,11 @@ def encode_facts(facts: tuple[Fact, ...]) -> bytes:
         return _FACTS.dump_json(facts, exclude_none=True)
     except PydanticSerializationError as error:
         raise PayloadRefused("An event", str(error), field="events") from error
+
+
+def format_of(facts: Iterable[Fact], *, newer: Mapping[str, int] = NEWER) -> int:
+    """The format that somebody must know to read these facts; `newer` is the table of kinds."""
+    return max((newer.get(fact.type, 1) for fact in facts), default=1) if newer else 1
 
 
 def encode_plan(plan: ExecutionPlan) -> bytes:

@@ -7,8 +7,9 @@ Used by `history`, `logs` and while `start --wait` waits. Payloads are shown sho
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
-from typing import cast
+from typing import assert_never, cast
 
 from kernel.events import (
     AnnotationCreated,
@@ -21,12 +22,14 @@ from kernel.events import (
     RunOwnerChanged,
     RunRerun,
     RunStarted,
+    StageCancelled,
     StageCompleted,
     StageFailed,
     StageProgress,
     StageRetrying,
     StageScheduled,
     StageSkipped,
+    StageStarted,
     StageSuspended,
     StepRecorded,
 )
@@ -116,9 +119,11 @@ def event_detail(event: Event, now: datetime) -> Cell:
         case StageProgress():
             return f"{event.progress:.0%} {printable(event.message)}".rstrip()
         case Log():
-            return printable(event.message)
-        case _:
+            return _said(event.message, event.fields)
+        case StageStarted() | StageCancelled():
             return ""
+    # Of a new kind of event the type checkers say here that it has no case above.
+    assert_never(event)
 
 
 def _totals(event: RunCompleted) -> list[str]:
@@ -142,7 +147,6 @@ def log_line(entry: LogLine) -> Line:
         message = f"{float(str(fields.pop('progress', 0))):.0%} {message}".rstrip()
         details = fields.pop("details", None)
         fields = dict(cast("dict[str, object]", details)) if isinstance(details, dict) else {}
-    rest = " ".join(f"{printable(name)}={_field(value)}" for name, value in fields.items())
     return line(
         Span(clock(entry.at), "dim"),
         " ",
@@ -150,9 +154,13 @@ def log_line(entry: LogLine) -> Line:
         " ",
         Span(stage, "bold"),
         "  " if stage else "",
-        printable(message),
-        Span(f"  {rest}", "cyan") if rest else "",
+        _said(message, fields),
     )
+
+
+def _said(message: str, fields: Mapping[str, object]) -> Line:
+    rest = " ".join(f"{printable(name)}={_field(value)}" for name, value in fields.items())
+    return line(printable(message), Span(f"  {rest}", "cyan") if rest else "")
 
 
 def _field(value: object) -> str:

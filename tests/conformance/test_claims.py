@@ -1,5 +1,6 @@
 """Taking runs: each by one session, the right ones, and in the right order."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from anyio import create_task_group
 from kernel.errors import LeaseLost
 from kernel.model.facts import FORMAT
 from kernel.ports.persistence import Claimed, Persistence
-from tests.conformance.builders import annotating, completing, failing, starting, suspending
+from tests.conformance.builders import KnownRun, annotating, completing, failing, starting, suspending
 from tests.conformance.worlds import World, same_runs
 
 pytestmark = pytest.mark.anyio
@@ -202,6 +203,28 @@ async def test_a_session_without_workflows_takes_nothing(world: World) -> None:
 async def test_a_parked_run_is_left_alone(world: World) -> None:
     await world.parked()
 
+    assert await world.claims(await world.session()) == []
+
+
+async def test_only_the_run_whose_events_are_newer_is_of_a_newer_format(world: World) -> None:
+    newer, other = await world.create_many(2)
+    await newer.land(world.store, replace(newer.foreign(annotating), format=FORMAT + 1))
+    for run in (newer, other):
+        await run.land(world.store, run.foreign(annotating))
+
+    assert [(await world.store.load(run.id)).head.format for run in (newer, other)] == [FORMAT + 1, 1]
+    assert await world.claims(await world.session()) == [other.id]
+
+
+async def test_a_run_may_be_born_of_a_newer_format_and_stays_so_when_it_is_released(world: World) -> None:
+    owner = await world.session()
+    creation = replace(world.creation(owner=owner, change=starting), format=FORMAT + 1)
+    await world.store.append(creation)
+    run = KnownRun.of(creation, world.now)
+    await run.land(world.store, run.owned(annotating))
+    await world.store.append(run.release())
+
+    assert (await world.store.load(run.id)).head.format == FORMAT + 1
     assert await world.claims(await world.session()) == []
 
 

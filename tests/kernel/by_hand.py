@@ -109,6 +109,7 @@ class HandRun:
     owner: str | None = None
     claim: int = 0
     attention: bool = False
+    format: int = 1
     parked_reason: str | None = None
 
 
@@ -179,6 +180,7 @@ class HandStore:
                 bodies={seq: json.dumps(body, separators=(",", ":")).encode() for seq, body in bodies.items()},
             )
         )
+        run.format = max(run.format, append.format)
         run.seq, run.head, run.attention = append.seq, append.head, run.owner is not None
 
     def _run(self, run_id: str) -> HandRun:
@@ -233,7 +235,7 @@ class HandStore:
             run_at=run.new.run_at,
             parked_reason=run.parked_reason,
             parked_at=None,
-            format=1,
+            format=run.format,
             idempotency_key=run.new.idempotency_key,
             metadata=run.new.metadata,
             root_span_id=run.new.root_span_id,

@@ -24,6 +24,7 @@ from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.execution_plan import ExecutionPlan, OnFailure, PlannedGroup, PlannedStage
 from kernel.model.facts import Fact, RunCreated, RunOwnerChanged, RunRerun, decode_facts, encode_facts
 from kernel.model.ids import run_id_from
+from kernel.model.machine import RUN_TRANSITIONS
 from kernel.model.polls import Finding, FoundReady, end_poll, waits
 from kernel.model.retry import RetryPolicy
 from kernel.model.run import RunState, evolve, fold
@@ -279,7 +280,7 @@ def transitions_of(story: Story) -> tuple[dict[tuple[Any, str], Any], dict[tuple
     for (_, at, _), facts in zip(story.rows, map(_decoded, story.rows), strict=True):
         for fact in facts:
             after = evolve(before, fact, run_id=story.state.run_id, at=at)
-            if fact.type.startswith("run."):
+            if (before and before.status, fact.type) in RUN_TRANSITIONS:
                 of_run[None if before is None else before.status, fact.type] = after.status
             for stage_id in _stages_touched(fact):
                 old = None if before is None else before.stages[stage_id].status

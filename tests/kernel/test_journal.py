@@ -8,7 +8,7 @@ import pytest
 from kernel.errors import BlobNotFound, RunNotFound, StaleVersion
 from kernel.journal import CONFLICTS_MAX, append_of, fetch_payloads, fold_stored, inline_bodies
 from kernel.model.draft import Decision, Draft, Moment
-from kernel.model.facts import AnnotationCreated, BlobRef, CorruptHistory, RunOwnerChanged
+from kernel.model.facts import FORMAT, AnnotationCreated, BlobRef, CorruptHistory, NewerHistory, RunOwnerChanged
 from kernel.model.head import head_of
 from kernel.model.run import RunState
 from kernel.model.stage import Body
@@ -162,6 +162,16 @@ def test_a_history_that_ends_before_its_head_is_corrupt() -> None:
 
     with pytest.raises(CorruptHistory, match="ends at sequence 1, and its head is at 5"):
         drive(hands.journals.record(run_id, looking))
+
+
+def test_a_history_of_a_newer_format_is_not_read_at_all() -> None:
+    hands = Hands()
+    run_id = a_recorded_run(hands)
+    hands.store.runs[run_id].format = FORMAT + 1
+
+    with pytest.raises(NewerHistory, match=f"format {FORMAT + 1}, and this release reads up to {FORMAT}"):
+        drive(hands.journals.record(run_id, noting("seen")))
+    assert len(hands.store.sent) == 1
 
 
 def test_a_stored_history_can_be_folded_in_two_parts() -> None:

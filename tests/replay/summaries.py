@@ -1,11 +1,12 @@
 """What of a run's state a golden history promises, as JSON.
 
 Only what users and drivers can see: statuses, numbers, moments, places of payloads. How the state is built is free to
-change; what a stored history means is not.
+change; what a stored history means is not. A summary may learn to say more: an older file is asked what it knew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -14,7 +15,7 @@ from kernel.model.head import head_of
 from kernel.model.run import RunState
 from kernel.model.stage import Body, StageState
 
-__all__ = ["summary_of"]
+__all__ = ["as_asked", "summary_of"]
 
 
 def summary_of(state: RunState) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def summary_of(state: RunState) -> dict[str, Any]:
         "workflow": f"{state.workflow_id} {state.workflow_version} {state.fingerprint}",
         "status": state.status,
         "phase": head.phase,
+        "priority": state.priority,
         "wake_at": head.wake_at,
         "seq": state.seq,
         "group": state.group,
@@ -46,6 +48,27 @@ def summary_of(state: RunState) -> dict[str, Any]:
     }
     plain: dict[str, Any] = to_jsonable_python(summary)
     return plain
+
+
+def as_asked(summary: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary without what the golden one did not say yet, about the run, its stages and their suspensions."""
+    asked = _common(summary, golden)
+    asked["stages"] = {
+        stage_id: _stage_as_asked(stage, golden["stages"].get(stage_id, {}))
+        for stage_id, stage in summary["stages"].items()
+    }
+    return asked
+
+
+def _stage_as_asked(stage: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, Any]:
+    asked = _common(stage, golden)
+    if stage["suspension"] and golden.get("suspension"):
+        asked["suspension"] = _common(stage["suspension"], golden["suspension"])
+    return asked
+
+
+def _common(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in one.items() if key in other}
 
 
 def _stage(stage: StageState) -> dict[str, Any]:

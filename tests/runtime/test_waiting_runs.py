@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +13,12 @@ import anyio
 import asyncpg
 import pytest
 
+from adapters.system import RandomIds
 from kernel import RetryAfter, RunFailed, StageContext, Workflow, WorkflowBuilder, stage
+from kernel.journal import append_of, fold_stored
+from kernel.model.draft import Draft, Moment
+from kernel.model.facts import FORMAT, AnnotationCreated, NewerHistory
+from kernel.ports.persistence import HeadRow, Persistence
 from runtime import App, RunHandle
 from tests.runtime.gates import Doc, Gate, echo
 from tests.runtime.shared_store import SharedStore, until
@@ -58,6 +65,34 @@ async def test_a_parked_run_goes_on_when_its_definition_returns(store: SharedSto
     gate.open()
     async with store.supervisor(old) as supervisor:
         assert await supervisor.run(run_id, old).result() == Doc(text="x")
+
+
+async def test_a_run_that_a_newer_release_has_extended_is_given_back_to_it_and_not_parked(store: SharedStore):
+    gate = Gate()
+    async with store.supervisor(gate.workflow()) as supervisor, store.opened() as other:
+        run = await supervisor.start("gated", Doc(text="x"))
+        await until(lambda: gate.entered)
+        await extended_by_a_newer_release(other.persistence, run.id)
+        head = await until(lambda: given_back(other.persistence, run.id))
+        assert (head.parked_reason, head.format) == (None, FORMAT + 1)
+        assert head.head.wake_at is not None
+        assert len(gate.interrupted) == 1
+        with pytest.raises(NewerHistory):
+            await run.cancel()
+
+
+async def extended_by_a_newer_release(store: Persistence, run_id: str) -> None:
+    state = fold_stored(await store.load(run_id))
+    moment = Moment(now=datetime.now(UTC), append_id=RandomIds().append_id())
+    draft = Draft(state, moment)
+    draft.add(AnnotationCreated(key="note"))
+    append = append_of(draft.decided(None), moment, mode="foreign", expected=state.seq)
+    await store.append(replace(append, format=FORMAT + 1))
+
+
+async def given_back(store: Persistence, run_id: str) -> HeadRow | None:
+    head = (await store.load(run_id)).head
+    return head if head.owner is None else None
 
 
 async def drained_run(store: SharedStore, workflow: Workflow[Doc, Doc], gate: Gate) -> str:

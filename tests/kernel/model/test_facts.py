@@ -18,6 +18,7 @@ from kernel.model.facts import (
     decode_facts,
     encode_facts,
     encode_plan,
+    format_of,
 )
 from tests.kernel.stories import NOW, a_creation, a_plan, an_error
 
@@ -73,6 +74,15 @@ def test_what_cannot_be_read_is_a_corrupt_history_of_a_named_run(stored: bytes) 
 
     assert refused.value.run_id == "the-run"
     assert refused.value.reason
+
+
+def test_an_append_needs_the_newest_format_among_its_facts() -> None:
+    newer = {"run.cancelled": 2, "annotation.created": 3}
+    started, cancelled, noted = RunStarted(), RunCancelled(), AnnotationCreated(key="note")
+
+    assert format_of([started, cancelled, noted], newer=newer) == 3
+    assert format_of([cancelled, started], newer=newer) == 2
+    assert (format_of([started], newer=newer), format_of([], newer=newer), format_of([cancelled])) == (1, 1, 1)
 
 
 def test_a_text_that_has_no_encoding_is_refused_instead_of_ending_the_decision_with_a_crash() -> None:

@@ -1,148 +1,45 @@
 """The two tables: every row is taken, and nothing else is possible."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kernel.errors import IllegalTransition
-from kernel.model.facts import (
-    Fact,
-    RunCancelled,
-    RunCompleted,
-    RunFailed,
-    RunOwnerChanged,
-    RunRerun,
-    RunStarted,
-    StageCancelled,
-    StageCompleted,
-    StageFailed,
-    StageRetrying,
-    StageScheduled,
-    StageSkipped,
-    StageStarted,
-    StageSuspended,
-)
+from kernel.model.facts import Fact, RunCreated
 from kernel.model.machine import ACTIVE, ENDED, RUN_TRANSITIONS, STAGE_TRANSITIONS, Status
-from kernel.model.polls import FoundFailed, FoundNotReady, FoundReady
 from kernel.model.run import RunState, evolve
-from tests.kernel.stories import NOW, OUTPUT, RUN_ID, Story, a_creation, a_plan, a_run, an_error, transitions_of
+from kernel.model.stage import StageFact
+from tests.kernel.one_of_each import KINDS, ONE_OF_EACH
+from tests.kernel.scenarios import SCENARIOS, told
+from tests.kernel.stories import NOW, RUN_ID, a_creation, a_plan, transitions_of
 
-
-def completed_and_rerun(story: Story) -> None:
-    story.run_stage("a")
-    story.run_stage("b")
-    story.rerun("a")
-
-
-def failed_after_retries_and_rerun(story: Story) -> None:
-    story.start("a")
-    story.fail("a", an_error(retryable=True))
-    story.wait(60)
-    story.start("a")
-    story.fail("a")
-    story.rerun("a")
-
-
-def cancelled_while_running_and_rerun(story: Story) -> None:
-    story.start("a")
-    story.take_over("another")
-    story.cancel()
-    story.rerun("a")
-
-
-def cancelled_before_anything(story: Story) -> None:
-    story.cancel()
-
-
-def cancelled_when_scheduled(story: Story) -> None:
-    story.transition()
-    story.cancel()
-
-
-def failed_before_anything(story: Story) -> None:
-    story.add(RunFailed(error=an_error("InvalidInput")))
-
-
-def suspended_and_completed(story: Story) -> None:
-    story.start("a")
-    story.suspend("a")
-    story.poll("a", FoundNotReady(state=b'{"batch":8}'))
-    story.poll("a", FoundReady(output=OUTPUT))
-
-
-def suspended_and_failed(story: Story) -> None:
-    story.start("a")
-    story.suspend("a")
-    story.poll("a", FoundFailed(error=an_error(retryable=False)))
-
-
-def suspended_and_retried(story: Story) -> None:
-    story.start("a")
-    story.suspend("a")
-    story.poll("a", FoundFailed(error=an_error(retryable=True)))
-
-
-def suspended_and_cancelled(story: Story) -> None:
-    story.start("a")
-    story.suspend("a")
-    story.cancel()
-
-
-SCENARIOS: list[Callable[[Story], None]] = [
-    completed_and_rerun,
-    failed_after_retries_and_rerun,
-    cancelled_while_running_and_rerun,
-    cancelled_before_anything,
-    cancelled_when_scheduled,
-    failed_before_anything,
-    suspended_and_completed,
-    suspended_and_failed,
-    suspended_and_retried,
-    suspended_and_cancelled,
-]
-
-RUN_FACTS: list[Fact] = [
-    a_creation(a_plan("a", "b")),
-    RunStarted(),
-    RunOwnerChanged(owner="another"),
-    RunCompleted(duration_s=1.0),
-    RunFailed(error=an_error()),
-    RunCancelled(),
-    RunRerun(from_stage_id="b", discarded=("b",)),
-]
-
-STAGE_FACTS: list[Fact] = [
-    StageScheduled(stage_id="a", execution=1, attempt=1),
-    StageStarted(stage_id="a", execution=1, attempt=1, token="t"),
-    StageCompleted(stage_id="a", execution=1, attempt=1, duration_s=1.0),
-    StageFailed(stage_id="a", execution=1, attempt=1, error=an_error()),
-    StageRetrying(stage_id="a", execution=1, attempt=1, error=an_error(), due_at=NOW, cause="raised"),
-    StageSuspended(
-        stage_id="a", execution=1, attempt=1, next_poll_at=NOW, max_wait_until=NOW, poll_interval_s=1.0, state_seq=1
-    ),
-    StageCancelled(stage_id="a", execution=1, attempt=1),
-    StageSkipped(stage_id="a", execution=1, attempt=1, reason="the run failed"),
-]
+RUN_FACTS: list[Fact] = [fact for fact in ONE_OF_EACH if fact.type in {event for _, event in RUN_TRANSITIONS}]
+STAGE_FACTS: list[Fact] = [fact for fact in ONE_OF_EACH if isinstance(fact, StageFact)]
 
 Table = Mapping[tuple[Status | None, str], Status]
+
+
+def test_one_of_every_kind_of_fact_is_tried() -> None:
+    absent = KINDS - {fact.type for fact in ONE_OF_EACH}
+    assert not absent, f"give ONE_OF_EACH of tests/kernel/one_of_each.py one of {sorted(absent)}"
 
 
 def test_every_row_of_both_tables_is_taken() -> None:
     taken_by_runs: dict[tuple[Any, str], Any] = {}
     taken_by_stages: dict[tuple[Any, str], Any] = {}
 
-    for scenario in SCENARIOS:
-        story = a_run("a", "b")
-        scenario(story)
-        of_run, of_stages = transitions_of(story)
+    for scenario in SCENARIOS.values():
+        of_run, of_stages = transitions_of(told(scenario))
         taken_by_runs |= of_run
         taken_by_stages |= of_stages
 
-    assert taken_by_runs == dict(RUN_TRANSITIONS)
-    assert taken_by_stages == dict(STAGE_TRANSITIONS)
+    for taken, table in ((taken_by_runs, RUN_TRANSITIONS), (taken_by_stages, STAGE_TRANSITIONS)):
+        never = [f"{before or 'absent'}: {event}" for before, event in table.keys() - taken.keys()]
+        assert not never, f"tell a story in SCENARIOS of tests/kernel/scenarios.py that takes {sorted(never)}"
+        assert taken == dict(table)
 
 
 def outcomes(facts: list[Fact], table: Table) -> list[tuple[Status, Fact, Status | None]]:
@@ -177,13 +74,17 @@ def test_a_stage_changes_as_the_table_says_and_in_no_other_way() -> None:
 
 
 def test_a_history_begins_with_the_creation_of_its_run() -> None:
-    for fact in (*RUN_FACTS[1:], *STAGE_FACTS):
+    for fact in ONE_OF_EACH:
+        if isinstance(fact, RunCreated):
+            continue
         with pytest.raises(IllegalTransition, match="is absent and admits no"):
             evolve(None, fact, run_id=RUN_ID, at=NOW)
 
 
 def test_only_a_rerun_leads_out_of_an_end() -> None:
-    ways_out = {event for table in (RUN_TRANSITIONS, STAGE_TRANSITIONS) for before, event in table if before in ENDED}
+    rows = [*RUN_TRANSITIONS.items(), *STAGE_TRANSITIONS.items()]
+
+    ways_out = {event for (before, event), after in rows if before in ENDED and after is not before}
 
     assert ways_out == {"run.rerun"}
     assert set(Status) == ACTIVE | ENDED

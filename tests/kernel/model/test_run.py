@@ -7,13 +7,20 @@ import pytest
 from kernel.errors import IllegalTransition
 from kernel.model.facts import AnnotationCreated, CorruptHistory, Fact, RunStarted, StageStarted, decode_facts
 from kernel.model.machine import Status
-from kernel.model.run import evolve, fold
+from kernel.model.run import _EVOLVE, evolve, fold
 from kernel.model.stage import Body
+from tests.kernel.one_of_each import CLASSES
 from tests.kernel.stories import NOW, RUN_ID, Story, a_run
 
 
 def rows_of(story: Story) -> list[tuple[int, datetime, tuple[Fact, ...]]]:
     return [(seq, at, decode_facts(events, run_id=RUN_ID)) for seq, at, events in story.rows]
+
+
+def test_every_kind_of_fact_makes_a_next_state() -> None:
+    absent = sorted(fact.__name__ for fact in CLASSES - _EVOLVE.keys())
+
+    assert not absent, f"give {absent} a row in _EVOLVE of kernel/model/run.py"
 
 
 def test_a_history_folds_to_the_state_that_it_was_told_from() -> None:
