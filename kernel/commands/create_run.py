@@ -17,6 +17,7 @@ from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.command import Command
 from kernel.errors import ErrorInfo, IdempotencyKeyReused, InvalidCommand, StaleVersion, WorkflowNotFound
+from kernel.idempotency_keys import check_idempotency_key
 from kernel.model.attempts import Payload
 from kernel.model.consequences import advance_run
 from kernel.model.draft import Decision, Draft, Moment
@@ -27,12 +28,10 @@ from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from kernel.ports.journals import Journals
-from kernel.ports.persistence import KeyRecord, KeyTaken, NewRun
+from kernel.ports.persistence import PRIORITIES, KeyRecord, KeyTaken, NewRun
 from kernel.ports.registry import WorkflowRegistry
 
 __all__ = ["CreateRun", "CreateRunPorts", "CreateRunResult", "create_run", "decide_create", "find_fault"]
-
-PRIORITIES = range(10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +70,7 @@ class CreateRun(Command[CreateRunResult]):
         """Refuse what could never be created, naming the field."""
         if not self.workflow_id:
             raise InvalidCommand("workflow_id must not be empty.", field="workflow_id")
-        if self.idempotency_key is not None and not self.idempotency_key.strip():
-            raise InvalidCommand("idempotency_key must not be empty.", field="idempotency_key", hint="Leave it out.")
+        check_idempotency_key(self.idempotency_key)
         # True and 5.0 are members of the range, but no store keeps them as they are.
         if type(self.priority) is not int or self.priority not in PRIORITIES:
             raise InvalidCommand(f"priority must be an integer from 0 to 9, got {self.priority!r}.", field="priority")

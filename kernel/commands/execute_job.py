@@ -28,6 +28,8 @@ from kernel.errors import (
     StageNotFound,
     WorkflowNotFound,
 )
+from kernel.fast_dataclass import fast
+from kernel.idempotency_keys import check_idempotency_key
 from kernel.model.attempts import Completed, Outcome, Raised, Suspended, end_attempt, holds
 from kernel.model.consequences import ensure_started, start_stage
 from kernel.model.draft import Decision, Draft, Moment
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecuteJobResult:
     """How the attempt ended.
@@ -93,8 +96,7 @@ class ExecuteJob(Command[ExecuteJobResult]):
         """Refuse what no attempt could answer to, naming the field."""
         if self.attempt is not None and self.attempt < 1:
             raise InvalidCommand(f"attempt must be at least 1, got {self.attempt}.", field="attempt")
-        if self.idempotency_key is not None and not self.idempotency_key.strip():
-            raise InvalidCommand("idempotency_key must not be empty.", field="idempotency_key", hint="Leave it out.")
+        check_idempotency_key(self.idempotency_key)
 
 
 class ExecuteJobPorts(Protocol):
@@ -274,14 +276,22 @@ def _refused(error: EngineError) -> Raised:
 def definition_of(state: RunState, registry: WorkflowRegistry) -> Workflow[Any, Any]:
     """The definition that the run was created from.
 
-    Raises: WorkflowNotFound; DefinitionChanged, when it has another fingerprint under the same version.
+    Raises: WorkflowNotFound; DefinitionChanged, when it has another fingerprint under the same version that nobody has
+    accepted, or no longer has a stage that the run still needs: that nobody can accept.
     """
     workflow = registry.find_workflow(state.workflow_id, state.workflow_version)
     if workflow is None:
         known = (workflow_id for workflow_id, _ in registry.known())
         raise WorkflowNotFound(state.workflow_id, version=state.workflow_version, known=known)
+    if workflow.fingerprint == state.fingerprint:
+        return workflow
+    subject = f'Workflow "{workflow.id}" version "{workflow.version}"'
+    gone = [f'"{stage.id}"' for stage in state.stages.values() if stage.active and stage.id not in workflow]
+    if gone:
+        what = f"stage {gone[0]} is" if len(gone) == 1 else f"stages {', '.join(gone)} are"
+        difference = f"{what} gone ({_difference(state, workflow)})"
+        raise DefinitionChanged(subject, difference, hint="Give the workflow a new version.")
     if not registry.accepts(workflow, state.fingerprint):
-        subject = f'Workflow "{workflow.id}" version "{workflow.version}"'
         raise DefinitionChanged(subject, _difference(state, workflow))
     return workflow
 

@@ -468,6 +468,11 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'A process that knows the workflow registers it when it opens.';
     END IF;
     IF create_run.idempotency_key IS NOT NULL THEN
+        IF btrim(create_run.idempotency_key) = '' OR octet_length(create_run.idempotency_key) > 1000 THEN
+            RAISE EXCEPTION 'idempotency_key must have 1 to 1000 bytes, and has %',
+                octet_length(create_run.idempotency_key)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out, or use a digest of it.';
+        END IF;
         DELETE FROM leasehold.idempotency_keys AS k
         WHERE (k.command_type, k.scope, k.key) = ('run.create', create_run.workflow_id, create_run.idempotency_key)
           AND k.expires_at < clock_timestamp();

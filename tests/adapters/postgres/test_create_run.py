@@ -129,6 +129,14 @@ async def test_a_key_that_has_expired_is_free(home: Home, admin: asyncpg.Connect
     assert await created(admin, schema, home.workflow, idempotency_key="k") != first
 
 
+@pytest.mark.parametrize("key", ["k" * 1001, "\u00e9" * 501, " "])
+async def test_a_key_that_is_blank_or_too_long_is_refused(
+    home: Home, admin: asyncpg.Connection, schema: str, key: str
+) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="idempotency_key"):
+        await created(admin, schema, home.workflow, idempotency_key=key)
+
+
 async def test_a_run_for_later_is_not_claimed_before(home: Home, admin: asyncpg.Connection, schema: str) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     run_id = await created(admin, schema, home.workflow, run_at=later)

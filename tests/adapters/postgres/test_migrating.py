@@ -150,9 +150,14 @@ async def test_a_database_that_is_not_utf8_is_refused(postgres_url: str) -> None
 async def test_a_database_that_does_not_exist_is_named_and_the_password_is_not(postgres_url: str) -> None:
     url = with_database(postgres_url, "nowhere")
 
-    with pytest.raises(NoDatabase, match='"nowhere"'):
+    with pytest.raises(Unavailable, match='There is no database "nowhere"'):
         async with open_postgres(url):
             pass
+
+
+async def test_a_parameter_that_the_driver_refuses_is_named_with_its_reason() -> None:
+    with pytest.raises(NoDatabase, match="sslmode"):
+        await migrate("postgresql://ada@127.0.0.1:1/engine?sslmode=foo")
 
 
 @pytest.mark.parametrize(

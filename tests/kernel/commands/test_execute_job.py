@@ -222,7 +222,8 @@ def test_a_definition_whose_stages_changed_is_refused_with_the_difference() -> N
     with pytest.raises(DefinitionChanged) as refused:
         run.execute()
 
-    assert refused.value.difference == "it was extract -> (words | language) and is extract"
+    lost = 'stages "words", "language" are gone'
+    assert refused.value.difference == f"{lost} (it was extract -> (words | language) and is extract)"
 
 
 def test_a_change_that_somebody_accepted_is_executed() -> None:
@@ -238,9 +239,10 @@ def test_a_stage_that_an_accepted_change_took_away_is_not_started() -> None:
     with_creation(run, fingerprint="old", plan=a_plan("fetch", "extract"))
     run.hands.registry.accepted = {"old"}
 
-    with pytest.raises(StageNotFound):
+    with pytest.raises(DefinitionChanged, match='stage "fetch" is gone') as refused:
         run.execute("fetch")
 
+    assert refused.value.hint == "Give the workflow a new version."
     assert len(run.hands.store.runs[run.id].rows) == 1
 
 
