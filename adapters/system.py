@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from uuid import uuid4
 
 from kernel.model.ids import run_id_from
 
@@ -28,4 +27,7 @@ class RandomIds:
 
     def append_id(self) -> str:
         """A new random UUID text."""
-        return str(uuid4())
+        # As uuid4 makes it (RFC 9562, 5.4), without the object in between.
+        digits = os.urandom(16).hex()
+        variant = "89ab"[int(digits[16], 16) & 3]
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

@@ -8,15 +8,13 @@ answers the one that says most counts; older ones are forgotten, because the two
 from __future__ import annotations
 
 from collections import deque
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import monotonic
 
 __all__ = ["DatabaseClock"]
 
 ANSWERS = 8
 """Of how many answers the best is kept: about ten seconds of heartbeats, in which clocks drift by microseconds."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DatabaseClock:
@@ -33,4 +31,4 @@ class DatabaseClock:
 
     def now(self) -> datetime:
         """The present moment, aware UTC; at most as late as the database's."""
-        return _EPOCH + timedelta(seconds=monotonic() + self._offset_s)
+        return datetime.fromtimestamp(monotonic() + self._offset_s, UTC)

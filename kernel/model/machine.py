@@ -25,6 +25,9 @@ class Status(StrEnum):
     CANCELLED = "CANCELLED"
     SKIPPED = "SKIPPED"
 
+    # That of Enum is written in Python, and every look into a table or set of statuses would call it.
+    __hash__ = str.__hash__
+
 
 ACTIVE = frozenset({Status.PENDING, Status.RUNNING, Status.SUSPENDED})
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED})

@@ -7,12 +7,13 @@ appends. Nothing in here waits, reads a clock or knows a store. A fact that does
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from kernel.errors import ErrorInfo
+from kernel.fast_dataclass import fast, replace
 from kernel.model.execution_plan import ExecutionPlan, PlannedGroup
 from kernel.model.facts import (
     AnnotationCreated,
@@ -40,6 +41,7 @@ from kernel.model.stage import Body, StageFact, StageState, evolve_stage, fresh_
 
 COST_METRIC = "total_cost"
 TOKENS_METRIC = "total_tokens"
+_NOTHING = Decimal(0)
 
 __all__ = ["RunError", "RunState", "Step", "evolve", "fold"]
 
@@ -61,6 +63,7 @@ class Step:
     result: Body
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Everything that deciding about a run needs; `seq` is the sequence number of the last fact folded in.
@@ -100,13 +103,13 @@ class RunState:
     @property
     def total_cost(self) -> Decimal:
         """What the stages' current executions have cost so far, in USD, by their metric of that name."""
-        costs = (stage.metrics[COST_METRIC] for stage in self.stages.values() if COST_METRIC in stage.metrics)
-        return sum((Decimal(str(cost)) for cost in costs), Decimal(0))
+        costs = [stage.metrics[COST_METRIC] for stage in self.stages.values() if COST_METRIC in stage.metrics]
+        return sum((Decimal(str(cost)) for cost in costs), _NOTHING)
 
     @property
     def total_tokens(self) -> int:
         """How many tokens the stages' current executions have used so far, by their metric of that name."""
-        return sum(int(stage.metrics.get(TOKENS_METRIC, 0)) for stage in self.stages.values())
+        return sum([int(stage.metrics.get(TOKENS_METRIC, 0)) for stage in self.stages.values() if stage.metrics])
 
     def in_group(self, number: int) -> list[StageState]:
         """The stages of one group, in definition order; groups count from 1."""

@@ -7,11 +7,12 @@ belongs to; the table in `kernel.model.machine` decides whether it is allowed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
 from kernel.errors import ErrorInfo
+from kernel.fast_dataclass import fast, replace
 from kernel.model.execution_plan import PlannedStage
 from kernel.model.facts import (
     BlobRef,
@@ -62,6 +63,7 @@ class Suspension:
     check_failures: int = 0
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageState:
     """One stage of one run, in its current execution.
