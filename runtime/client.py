@@ -22,11 +22,10 @@ from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.commands.create_run import CreateRun
 from kernel.dispatch import Kernel
+from kernel.ending import Ending, ending_of
 from kernel.errors import InvalidCommand, Unavailable
-from kernel.journal import fold_stored, inline_bodies
 from kernel.model.facts import encode_plan
-from kernel.model.machine import ENDED, Status
-from kernel.model.run import RunState
+from kernel.model.machine import Status
 from kernel.payloads import Limits
 from kernel.ports.executor import Attempt, BodyOutcome, CheckAttempt, CheckOutcome
 from kernel.ports.persistence import RunQuery, WorkflowRecord
@@ -170,10 +169,9 @@ class Client:
 
     async def _listen(self) -> None:
         while True:
-            await self.storage.persistence.next_hint()
-            self._hinted()
+            self._hinted(news=await self.storage.persistence.next_hint())
 
-    def _hinted(self) -> None:
+    def _hinted(self, *, news: bool) -> None:  # noqa: ARG002 - a client executes nothing
         self.watch.hint()
 
     def _make_kernel(self, storage: Storage) -> Kernel:
@@ -356,22 +354,9 @@ class Client:
 
     # -- for handles ---------------------------------------------------------------------------------------------------
 
-    async def ended(self, run_id: str) -> tuple[RunState, Mapping[int, bytes]]:
-        """Wait for the run's end, also through an outage; its last state and inline payloads. Raises: RunNotFound."""
-        head = await self.watch.moved(run_id, after=0)
-        while head.head.status not in ENDED:
-            head = await self.watch.moved(run_id, after=head.seq)
-        while True:
-            try:
-                return await self.loaded(run_id)
-            except Unavailable as error:
-                logger.warning("store.unavailable", run_id=run_id, error=str(error))
-                await anyio.sleep(HINT_RETRY_S)
-
-    async def loaded(self, run_id: str) -> tuple[RunState, Mapping[int, bytes]]:
-        """The run's present state and its inline payloads. Raises: RunNotFound."""
-        stored = await self.storage.persistence.load(run_id)
-        return fold_stored(stored), inline_bodies(stored.rows)
+    async def ended(self, run_id: str) -> Ending:
+        """Wait for the run's end, also through an outage. Raises: RunNotFound; CorruptHistory."""
+        return ending_of(await self.watch.ended(run_id))
 
 
 def _workflow_id(workflow: Workflow[Any, Any] | str) -> str:

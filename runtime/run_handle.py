@@ -16,11 +16,11 @@ from typing_extensions import TypeVar
 from kernel.authoring.workflow import Workflow
 from kernel.commands.cancel_run import CancelRun
 from kernel.commands.unpark_run import UnparkRun
+from kernel.ending import Ending
 from kernel.errors import RunCancelled, RunFailed, RunNotFound
 from kernel.events import Event
 from kernel.journal import fetch_payloads, fold_stored, inline_bodies
 from kernel.model.machine import Status
-from kernel.model.run import RunState
 from kernel.ports.persistence import LogLine
 from runtime.info import RunInfo, run_info, wanted_bodies
 from runtime.stream import EventStream, read_events
@@ -57,32 +57,31 @@ class RunHandle(Generic[O_co]):
         """
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         with anyio.fail_after(seconds):
-            state, inline = await self._client.ended(self._run_id)
-        match state.status:
+            ending = await self._client.ended(self._run_id)
+        match ending.status:
             case Status.COMPLETED:
-                output: O_co = await self._output(state, inline)
+                output: O_co = await self._output(ending)
                 return output
             case Status.CANCELLED:
-                raise RunCancelled(self._run_id, reason=state.cancel_reason)
+                raise RunCancelled(self._run_id, reason=ending.cancel_reason)
             case _:
-                assert state.error is not None
+                assert ending.error is not None
                 raise RunFailed(
                     self._run_id,
-                    workflow_id=state.workflow_id,
-                    stage_id=state.error.stage_id,
-                    attempt=state.error.attempt,
-                    error=state.error.error,
+                    workflow_id=ending.workflow_id,
+                    stage_id=ending.error.stage_id,
+                    attempt=ending.error.attempt,
+                    error=ending.error.error,
                 )
 
-    async def _output(self, state: RunState, inline: Mapping[int, bytes]) -> Any:
-        workflow = self._workflow or self._client.app.find_workflow(state.workflow_id, state.workflow_version)
-        last = [stage for stage in state.in_group(state.last_group.number) if stage.output is not None]
-        bodies = {stage.id: stage.output for stage in last if stage.output is not None}
-        payloads = await fetch_payloads(self._run_id, bodies.values(), inline, self._client.storage.blobs)
+    async def _output(self, ending: Ending) -> Any:
+        workflow = self._workflow or self._client.app.find_workflow(ending.workflow_id, ending.workflow_version)
+        bodies, blobs = ending.outputs, self._client.storage.blobs
+        payloads = await fetch_payloads(self._run_id, bodies.values(), ending.inline, blobs)
         outputs = {stage_id: payloads[body] for stage_id, body in bodies.items()}
         if workflow is None:
             plain = {stage_id: from_json(data) for stage_id, data in outputs.items()}
-            return plain if state.last_group.parallel else next(iter(plain.values()), None)
+            return plain if ending.parallel else next(iter(plain.values()), None)
         return workflow.output_value(outputs)
 
     async def describe(self) -> RunInfo:

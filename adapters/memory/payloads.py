@@ -13,13 +13,12 @@ from typing import Any, cast
 from pydantic_core import from_json
 
 from kernel.errors import PayloadRefused
-from kernel.ports.persistence import Append, NewRun, WorkflowRecord
+from kernel.ports.persistence import PRIORITIES, Append, NewRun, WorkflowRecord
 
 __all__ = ["check_append", "check_workflow", "frozen_json", "split_object"]
 
 # Only an odd number of backslashes makes an escape of the NUL character.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-PRIORITIES = range(10)
 
 _WITHOUT_EVENTS = {"release", "park", "unpark"}
 _DECODER = json.JSONDecoder()

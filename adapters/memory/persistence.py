@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import islice
 from threading import Lock
 from typing import TypeVar
 from uuid import uuid4
@@ -96,6 +97,17 @@ class MemoryPersistence:
             if run_id not in tables.runs:
                 raise RunNotFound(run_id)
             return history_of(tables, tables.runs[run_id], now, after=after, bodies=bodies)
+
+        return await self._in_turn(read)
+
+    async def endings(self, run_ids: Sequence[str], /, *, limit: int) -> Mapping[str, StoredHistory | None]:
+        def read(tables: Tables, now: datetime) -> Mapping[str, StoredHistory | None]:
+            runs = (tables.runs[run_id] for run_id in run_ids if run_id in tables.runs)
+            ended = islice((run for run in runs if run.head.completed_at is not None), limit)
+            return {
+                **{run_id: None for run_id in run_ids if run_id not in tables.runs},
+                **{run.run_id: history_of(tables, run, now, after=0, bodies=True) for run in ended},
+            }
 
         return await self._in_turn(read)
 
@@ -184,7 +196,7 @@ class MemoryPersistence:
 
     # -- Hints --------------------------------------------------------------------------------------------------------
 
-    async def next_hint(self) -> None:
+    async def next_hint(self) -> bool:
         me = get_current_task().id
         await checkpoint()
         while self._heard.get(me, 0) == self._hints:
@@ -195,6 +207,7 @@ class MemoryPersistence:
             finally:
                 self._listening.discard(event)
         self._heard[me] = self._hints
+        return True
 
     # -- one call, one transaction -----------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Claims:
         self._line = line
         self._marks = marks
         self._sql_claim = statement("claim", schema)
-        self._sql_load = statement("load_claimed", schema)
+        self._sql_load = statement("load_runs", schema)
 
     async def claim(self, session_id: str, limit: int) -> Sequence[Claimed]:
         if limit < 1:

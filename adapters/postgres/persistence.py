@@ -165,6 +165,9 @@ class PostgresPersistence:
     async def load(self, run_id: str, /, *, after: int = 0, bodies: bool = True) -> StoredHistory:
         return await self._call(lambda: self._store.histories.load(run_id, after, bodies))
 
+    async def endings(self, run_ids: Sequence[str], /, *, limit: int) -> Mapping[str, StoredHistory | None]:
+        return await self._call(lambda: self._store.histories.endings(run_ids, limit))
+
     async def heads(self, run_ids: Sequence[str], /) -> Mapping[str, HeadRow]:
         return await self._call(lambda: self._store.histories.heads(run_ids))
 
@@ -229,8 +232,8 @@ class PostgresPersistence:
     async def read_progress(self, run_id: str, /) -> Mapping[str, LogLine]:
         return await self._call(lambda: self._store.logs.read_progress(run_id))
 
-    async def next_hint(self) -> None:
-        await self._call(self._store.hints.next_hint)
+    async def next_hint(self) -> bool:
+        return await self._call(self._store.hints.next_hint)
 
 
 class PostgresBlobStore:

@@ -31,6 +31,7 @@ class Histories:
     def __init__(self, line: Line, schema: Schema) -> None:
         self._line = line
         self._sql_load = statement("load_run", schema)
+        self._sql_ended = statement("load_ended", schema)
         self._sql_heads = statement("heads", schema)
         self._sql_key = statement("find_key", schema)
 
@@ -42,6 +43,17 @@ class Histories:
         if not rows:
             raise RunNotFound(run_id)
         return _history(rows)
+
+    async def endings(self, run_ids: Sequence[str], limit: int) -> Mapping[str, StoredHistory | None]:
+        wanted = [run_id for run_id in dict.fromkeys(run_ids) if is_run_id(run_id)]
+        found: dict[str, StoredHistory | None] = dict.fromkeys(set(run_ids) - set(wanted))
+        if wanted:
+            with mapped("load runs that have ended"):
+                rows = await self._line.fetch("load runs that have ended", self._sql_ended, wanted, limit)
+            for run_id, of_run in groupby(rows, key=lambda row: row["wanted_id"]):
+                kept = list(of_run)
+                found[run_id] = None if kept[0]["run_id"] is None else _history(kept)
+        return found
 
     async def heads(self, run_ids: Sequence[str]) -> Mapping[str, HeadRow]:
         wanted = [run_id for run_id in dict.fromkeys(run_ids) if is_run_id(run_id)]

@@ -15,9 +15,11 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from kernel.errors import EngineError
+from kernel.fast_dataclass import fast
 from kernel.model.head import Head
 
 __all__ = [
+    "PRIORITIES",
     "Append",
     "Appends",
     "Beat",
@@ -81,9 +83,18 @@ class KeyTaken(EngineError):
         super().__init__(f'Key "{key.key}" of {key.command_type} in "{key.scope}" belongs to run "{run_id}".')
 
 
+PRIORITIES = range(10)
+"""What the priority of a run may be; `run.create` says what it means."""
+
+
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
-    """The parts of a head that are written once, at creation. `trace_context` is a W3C carrier (`traceparent`, …)."""
+    """The parts of a head that are written once, at creation. `trace_context` is a W3C carrier (`traceparent`, …).
+
+    They are for listing and claiming, and `RunState` has only those that `run.created` repeats: no decision sees
+    `metadata`, the idempotency key or the trace.
+    """
 
     workflow_id: str
     workflow_version: str
@@ -96,6 +107,7 @@ class NewRun:
     trace_context: Mapping[str, str] | None = None
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
     """One change of one run; everything in it appears together or not at all.
@@ -111,9 +123,12 @@ class Append:
 
     `events` is a JSON array and `bodies` a JSON object of raw payloads (None: no payload); `seq` is the sequence
     number of the last event after the append (equal to `expected` when there is none), `at` the moment decided.
+    `format` is the newest that a reader of `events` must know; the head keeps the newest of its history.
     A head that has ended has no `wake_at`, and no owner either; but a foreign append that ends an owned run leaves it
     its owner, with attention, who interrupts what it executes and releases the run. A `wake_at` in the past is stored
     as the database's now. Sending the same append again is safe: `append_id` is recognised.
+    `kernel.journal.append_of` fills it; what a field may hold is checked in `adapters.postgres.batches.item_of` and
+    `adapters.memory.payloads.check_append`.
     """
 
     mode: Mode
@@ -124,6 +139,7 @@ class Append:
     at: datetime
     head: Head
     events: bytes | None = None
+    format: int = 1
     bodies: bytes | None = None
     lease: Lease | None = None
     new: NewRun | None = None
@@ -131,6 +147,7 @@ class Append:
     parked_reason: str | None = None
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryRow:
     """One append as stored. `bodies` is the raw JSON of each inline payload by its key, empty when not asked for."""
@@ -144,6 +161,7 @@ class HistoryRow:
     bodies: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRow:
     """A run's head as stored; enough to list it and to wait for its end.
@@ -174,6 +192,7 @@ class HeadRow:
     updated_at: datetime
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHistory:
     """A run's head and its rows in order, read in one snapshot."""
@@ -203,6 +222,14 @@ class Histories(Protocol):
         """The head and the rows whose last event is after sequence number `after`.
 
         Raises: RunNotFound, Unavailable.
+        """
+        ...
+
+    async def endings(self, run_ids: Sequence[str], /, *, limit: int) -> Mapping[str, StoredHistory | None]:
+        """What there is to learn of the end of these runs, by run id, in one answer.
+
+        At most `limit` of those that have ended, with their whole histories; None for those that do not exist. A run
+        that goes on is absent, and so is what is beyond the limit: ask again for what is left. Raises: Unavailable.
         """
         ...
 
@@ -322,6 +349,7 @@ class Sessions(Protocol):
         ...
 
 
+@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
     """A run taken: the lease that fences it, whose it was (None: nobody's), and its history with bodies."""
@@ -413,11 +441,12 @@ class Logs(Protocol):
 class Hints(Protocol):
     """Hearing early that something may have changed; correctness never depends on it."""
 
-    async def next_hint(self) -> None:
+    async def next_hint(self) -> bool:
         """Return when somebody's append may concern this process: a runnable run, a foreign append, a run's end.
 
-        One waiter at a time. Hints that come while nobody waits are kept as one. None may ever come (a broken
-        connection, a pooler); whoever waits must also look by the clock.
+        False when it is certain that only runs of this process have moved, by its own hand: nothing is there to be
+        claimed and nothing needs attention. One waiter at a time. Hints that come while nobody waits are kept as one.
+        None may ever come (a broken connection, a pooler); whoever waits must also look by the clock.
         """
         ...
 

@@ -5,7 +5,7 @@ from anyio import create_task_group
 
 from kernel.errors import RunNotFound
 from kernel.journal import fold_stored
-from tests.conformance.builders import KnownRun, annotating, completing, plain
+from tests.conformance.builders import KnownRun, annotating, cancelling, completing, plain
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -114,3 +114,36 @@ async def test_a_reader_never_sees_a_head_without_its_rows(world: World) -> None
             await run.land(world.store, run.foreign(annotating))
 
     assert all(head == last for head, last in seen)
+
+
+async def test_runs_that_have_ended_are_told_whole_and_those_that_go_on_are_not(world: World) -> None:
+    session = await world.session()
+    going_on, ended = await world.started(session), await world.started(session)
+    await ended.land(world.store, ended.owned(cancelling))
+
+    found = await world.other.endings([going_on.id, ended.id], limit=10)
+
+    assert list(found) == [ended.id]
+    whole = found[ended.id]
+    assert whole is not None
+    assert fold_stored(whole) == ended.state
+
+
+async def test_a_run_that_does_not_exist_is_told_apart_from_one_that_goes_on(world: World) -> None:
+    run = await world.started(await world.session())
+
+    assert await world.store.endings([run.id, *NO_RUNS], limit=10) == dict.fromkeys(NO_RUNS)
+
+
+async def test_no_more_ended_runs_than_asked_for_are_told_at_once(world: World) -> None:
+    session = await world.session()
+    runs = [await world.started(session) for _ in range(3)]
+    for run in runs:
+        await run.land(world.store, run.owned(cancelling))
+    ids = {run.id for run in runs}
+
+    first = await world.store.endings(sorted(ids), limit=2)
+    second = await world.store.endings(sorted(ids - set(first)), limit=2)
+
+    assert len(first) == 2
+    assert set(first) | set(second) == ids

@@ -145,11 +145,11 @@ async def test_a_result_is_waited_for_through_an_outage():
             tasks.start_soon(wait, client.run(run.id, workflow))
             broken.down = True
             gate.open()
-            await until(lambda: broken.refused["append"] and broken.refused["heads"])
-            broken.fail_next["load"] = 1
+            await until(lambda: broken.refused["append"] and broken.refused["endings"])
+            broken.fail_next["endings"] = 1
             broken.down = False
     assert results == [Doc(text="x")] * 2
-    assert broken.fail_next["load"] == 0
+    assert broken.fail_next["endings"] == 0
 
 
 # -- ending it ---------------------------------------------------------------------------------------------------------
@@ -362,6 +362,23 @@ async def test_lines_of_bodies_come_between_the_events(memory: SharedStore):
     lines = [event for event in seen if event.type in ("log", "stage.progress")]
     assert [(line.type, line.seq) for line in lines] == [("log", 3), ("stage.progress", 3)]
     assert (lines[0].level, lines[0].message, lines[1].progress) == ("WARN", "look", 0.25)
+
+
+async def test_lines_that_are_known_already_come_in_order_of_time(memory: SharedStore):
+    @stage("talk")
+    async def talk(ctx: StageContext[Doc]) -> Doc:
+        ctx.log("info", "look")
+        return ctx.input
+
+    workflow = WorkflowBuilder("talking", input=Doc, output=Doc).pipe(talk).build()
+    async with memory.supervisor(workflow) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="x"))
+        await run.result()
+        await until(run.logs)
+        seen = [event async for event in run.events()]
+
+    assert [event.type for event in seen[-4:]] == ["stage.started", "log", "stage.completed", "run.completed"]
+    assert [event.seq for event in seen[-4:]] == [3, 3, 4, 5]
 
 
 async def test_a_watcher_that_goes_away_disturbs_nobody(memory: SharedStore):

@@ -16,7 +16,9 @@ from itertools import cycle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernel.ending import ending_of, ending_of_state
 from kernel.errors import IdempotencyInProgress
+from kernel.fast_dataclass import replace
 from kernel.model.attempts import Completed, Drained, Outcome, Raised, Suspended
 from kernel.model.execution_plan import ExecutionPlan
 from kernel.model.facts import AnnotationCreated, Fact, StageRetrying, StageStarted, decode_facts
@@ -27,6 +29,7 @@ from kernel.model.polls import CheckBroken, Finding, FoundFailed, FoundNotReady,
 from kernel.model.retry import RetryPolicy
 from kernel.model.run import RunState, fold
 from kernel.model.steps import decide_step
+from kernel.ports.persistence import HeadRow, HistoryRow, StoredHistory
 from tests.kernel.stories import EXAMPLES, OUTPUT, RUN_ID, Story, a_plan, a_run_of, an_error
 
 TURNS_MAX = 3000
@@ -89,10 +92,26 @@ class Witness:
         if state.ended:
             assert not any(stage.active or stage.token or stage.suspension for stage in state.stages.values())
             assert state.ended_at is not None
+            # Who waited for the end reads it without folding the history.
+            assert ending_of(self._stored(state)) == ending_of_state(state, {})
         if state.status is Status.COMPLETED:
             assert all(stage.status is Status.COMPLETED for stage in state.stages.values())
             assert state.error is None
         assert (state.error is not None) == (state.status is Status.FAILED)
+
+    def _stored(self, state: RunState) -> StoredHistory:
+        head = HeadRow(
+            **dict.fromkeys(HeadRow.__dataclass_fields__)
+            | {"run_id": RUN_ID, "workflow_id": state.workflow_id, "workflow_version": state.workflow_version}
+            | {"seq": state.seq, "head": replace(head_of(state), error=None)}
+        )
+        rows: list[HistoryRow] = []
+        for first_seq, at, events in self.story.rows:
+            seq = first_seq + len(decode_facts(events, run_id=RUN_ID)) - 1
+            rows.append(
+                HistoryRow(first_seq=first_seq, seq=seq, append_id="", session_id=None, at=at, events=events, bodies={})
+            )
+        return StoredHistory(head=head, rows=rows)
 
     def _check_what_comes_next(self, state: RunState) -> None:
         """`plan` always has an answer, and `due` is the moment at which the answer is to do something."""

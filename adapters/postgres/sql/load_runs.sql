@@ -10,11 +10,11 @@ SELECT
        h.events AS row_events,
        b.names AS row_names,
        b.texts AS row_bodies
-FROM unnest($1::uuid[]) AS taken (id)
-JOIN leasehold.runs AS r ON r.id = taken.id
+FROM unnest($1::uuid[]) AS wanted (id)
+JOIN leasehold.runs AS r ON r.id = wanted.id
 JOIN leasehold.workflows AS w ON w.workflow_key = r.workflow_key
 LEFT JOIN leasehold.sessions AS o ON o.id = r.owner
-JOIN leasehold.history AS h ON h.run_id = taken.id
+JOIN leasehold.history AS h ON h.run_id = wanted.id
 LEFT JOIN LATERAL (
     SELECT array_agg(body.key) AS names, array_agg(body.value::text) AS texts
     FROM json_each(h.bodies) AS body
