@@ -58,6 +58,11 @@ class AppendQueue:
             self._keys[name] = deque()
         self._ready.setdefault(item.kind, deque()).append(item)
 
+    @property
+    def ready(self) -> int:
+        """How many items could be sent now."""
+        return sum(map(len, self._ready.values()))
+
     def put_back(self, items: Sequence[Item], now: float) -> None:
         """Let items that were taken be sent again, before all others of their kind.
 

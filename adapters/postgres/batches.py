@@ -17,10 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 from adapters.postgres.payloads import error_text, json_text, mapping_text, plain_text
 from kernel.errors import InvalidCommand, LeaseLost, PayloadRefused, RunNotFound
-from kernel.model.facts import FORMAT
 from kernel.model.ids import is_run_id
 from kernel.model.machine import ENDED
-from kernel.ports.persistence import Append, KeyRecord
+from kernel.ports.persistence import PRIORITIES, Append, KeyRecord
 
 __all__ = [
     "STATEMENTS",
@@ -47,17 +46,19 @@ _GROUPS: Mapping[str, Group] = {
 }
 
 
-PRIORITIES = range(10)
-
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Kind(NamedTuple):
-    """What the appends of one batch have in common; `keyed` ones may have to wait for others, so they go apart."""
+    """What the appends of one batch have in common; `keyed` ones may have to wait for others, so they go apart.
+
+    `format` too, because each run's is raised only by its own events: others remain readable by older releases.
+    """
 
     group: Group
     session: str | None
     keyed: bool
+    format: int
 
 
 class Item:
@@ -107,7 +108,7 @@ def item_of(append: Append, answer: Future[None], since: float) -> Item:
     """
     group = _GROUPS[append.mode]
     session = None if append.lease is None or group == "foreign" else append.lease.session_id
-    item = Item(append, Kind(group, session, append.key is not None), answer, since)
+    item = Item(append, Kind(group, session, append.key is not None, append.format), answer, since)
     if not is_run_id(append.run_id):
         raise _malformed(append)
     # It travels within the text of an array, so it must not contain what separates the elements of one.
@@ -168,11 +169,11 @@ def parameters(kind: Kind, items: Sequence[Item]) -> tuple[object, ...]:
     """The parameters of the kind's statement: scalars first, then one array per column."""
     match kind.group:
         case "create":
-            return (kind.session, FORMAT, *_columns(_CREATED, map(_created, items)))
+            return (kind.session, kind.format, *_columns(_CREATED, map(_created, items)))
         case "owned":
-            return (kind.session, FORMAT, *_columns(_OWNED, map(_owned, items)))
+            return (kind.session, kind.format, *_columns(_OWNED, map(_owned, items)))
         case "foreign":
-            return (FORMAT, *_columns(_FOREIGN, map(_foreign, items)))
+            return (kind.format, *_columns(_FOREIGN, map(_foreign, items)))
 
 
 # The driver encodes an array element by element, which costs more than everything else that happens to an append. So

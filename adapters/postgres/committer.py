@@ -2,8 +2,9 @@
 
 Theory of operation. An append becomes an `Item` in the `AppendQueue`, which lets a run be under way at most once; what
 comes for it meanwhile waits behind its predecessor's answer. Two lanes, each with a
-connection of its own, take the longest waiting kind's items whenever they are free: while Postgres commits one batch,
-the next one forms from what comes in. So an idle system adds no delay, and a busy one makes larger batches.
+connection of its own, take the longest waiting kind's items: while Postgres commits one batch, the next one forms from
+what comes in. So an idle system adds no delay, and a busy one makes larger batches. The second lane does not wait for
+the first one's answer when enough has come together, or when that answer is long in coming.
 
 An item leaves the committer with an answer and in no other way. Missing from a statement's answer, it is judged by a
 second read. A connection that breaks leaves its batch *uncertain*: the same appends, with the same ids, are sent again
@@ -44,6 +45,11 @@ __all__ = ["Committer"]
 QUEUE_MAX = 10_000
 QUEUE_BYTES_MAX = 67_108_864
 LANES = 2
+OVERLAP_ROWS = 64
+"""From so many ready appends on a batch is sent beside another one. Fewer are cheaper as part of the next one: what a
+statement costs by itself is as much as what thirty rows cost in it."""
+OVERLAP_AFTER_S = 0.02
+"""An answer that has not come after so long may be waiting for a lock, which is no concern of other runs."""
 BACKOFF_MAX_S = 1.0
 BUSY_BACKOFF_MAX_S = 0.05
 CLOSED = "The database adapter has been closed."
@@ -54,7 +60,13 @@ class Committer:
     """The one writer of histories and heads in this process; `open` it, `append`, and `close` it."""
 
     def __init__(
-        self, target: Target, schema: Schema, workflows: WorkflowKeys, hint: Callable[[], None], *, lanes: int = LANES
+        self,
+        target: Target,
+        schema: Schema,
+        workflows: WorkflowKeys,
+        hint: Callable[[bool], None],
+        *,
+        lanes: int = LANES,
     ) -> None:
         self._target = target
         self._sql = {group: statement(name, schema) for group, name in STATEMENTS.items()}
@@ -64,6 +76,8 @@ class Committer:
         self._hint = hint
         self._queue = AppendQueue()
         self._work = asyncio.Event()
+        # When each batch was sent whose answer has not come.
+        self._sent_at: dict[Line, float] = {}
         self._room: deque[asyncio.Future[None]] = deque()
         self._closed = False
         self.queue_max = QUEUE_MAX
@@ -167,11 +181,14 @@ class Committer:
     async def _drive(self, line: Line) -> None:
         failures = 0
         while True:
-            batch = self._queue.take()
+            # Who can run in this turn of the loop may have something to send along.
+            await asyncio.sleep(0)
+            batch = self._queue.take() if self._may_send() else []
             if not batch:
                 self._work.clear()
                 await self._work.wait()
                 continue
+            self._sent_at[line] = monotonic()
             try:
                 reached = await self._commit(line, batch)
             except Exception as error:  # noqa: BLE001 - a mistake of ours must reach who waits, and not end the lane
@@ -179,9 +196,21 @@ class Committer:
                     if item in self._queue.unanswered:
                         self._finish(item, error)
                 reached = True
+            finally:
+                del self._sent_at[line]
+            # The other lane may have waited for this answer.
+            self._work.set()
             failures = 0 if reached else failures + 1
             if failures:
                 await asyncio.sleep(min(0.02 * 2**failures, BACKOFF_MAX_S) * random.uniform(0.5, 1))  # noqa: S311 - jitter
+
+    def _may_send(self) -> bool:
+        if not self._sent_at or self._queue.ready >= OVERLAP_ROWS:
+            return True
+        wait_s = max(self._sent_at.values()) + OVERLAP_AFTER_S - monotonic()
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._work.set)
+        return wait_s <= 0
 
     async def _commit(self, line: Line, batch: list[Item]) -> bool:
         """Send one batch; returns whether the database could be reached. Every item is finished or put back."""
@@ -287,7 +316,8 @@ class Committer:
     def _finish(self, item: Item, error: Exception | None = None, *, owned: bool = False) -> None:
         self._queue.finish(item, error)
         if error is None and concerns_others(item, owned=owned):
-            self._hint()
+            # What an owner appends is news to others only.
+            self._hint(item.append.mode not in ("create", "owned") or item.append.lease is None)
         if self._room:
             self._make_room()
         # Who waited behind it may be ready now.

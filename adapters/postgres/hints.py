@@ -45,6 +45,7 @@ class Hints:
         self._channel = str(schema)
         self._pooled = target.pooled
         self._heard = asyncio.Event()
+        self._news = False
         self._to_tell = asyncio.Event()
         self._check = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,25 +70,32 @@ class Hints:
         self._tasks = []
         await self._line.close()
 
-    def tell(self) -> None:
-        """Say that something may have changed: to this process at once, to the others soon."""
+    def tell(self, news: bool) -> None:  # noqa: FBT001 - it is the hint
+        """Say that something may have changed: to this process at once (see the port), to the others soon."""
+        self._news = self._news or news
         self._heard.set()
         self._to_tell.set()
 
-    async def next_hint(self) -> None:
+    async def next_hint(self) -> bool:
         await self._heard.wait()
         self._heard.clear()
+        news, self._news = self._news, False
+        return news
 
     async def _listen(self, connection: Connection[Record]) -> None:
         if not self._pooled:
             await connection.add_listener(self._channel, self._hear)
+        self._news = True
         self._heard.set()
 
     def _hear(
-        self, _connection: Connection[Record] | PoolConnectionProxy[Record], _pid: int, _channel: str, _payload: object
+        self, connection: Connection[Record] | PoolConnectionProxy[Record], pid: int, _channel: str, _payload: object
     ) -> None:
         self.received += 1
-        self._heard.set()
+        # What this process tells the others it knows already.
+        if pid != connection.get_server_pid():
+            self._news = True
+            self._heard.set()
 
     async def _tell(self) -> None:
         sql = f'NOTIFY "{self._channel}"'
