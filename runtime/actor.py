@@ -38,7 +38,7 @@ from kernel.errors import (
 )
 from kernel.journal import append_of, fetch_payloads, fold_stored, inline_bodies
 from kernel.model.draft import Moment
-from kernel.model.facts import RunCancelled, RunOwnerChanged
+from kernel.model.facts import NewerHistory, RunCancelled, RunOwnerChanged
 from kernel.model.head import head_of
 from kernel.model.machine import Status
 from kernel.model.plan import Done, Lost, Poll, Start, Transition, WaitUntil, due, plan
@@ -115,7 +115,7 @@ class RunActor:
         self.run_id: str = state.run_id
         self.lease = lease
         self.state: RunState = state
-        self.ended: anyio.Event = anyio.Event()
+        self._ended: anyio.Event | None = None
         self._host = host
         self.inline: dict[int, bytes] = dict(inline)
         self._previous_owner = previous_owner
@@ -124,6 +124,8 @@ class RunActor:
         self._passed_on: set[str] = set()
         self._suspects: set[str] = set()
         self._polling: dict[str, anyio.CancelScope] = {}
+        self._room = 0
+        self._queued = False
         self._committing = False
         self._ended_here = False
         self._stale = False
@@ -150,6 +152,12 @@ class RunActor:
     async def payloads(self, bodies: Collection[Body]) -> Mapping[Body, bytes]:
         """The raw JSON of these bodies; inline ones are at hand."""
         return await fetch_payloads(self.run_id, bodies, self.inline, self._host.blobs)
+
+    async def until_ended(self) -> None:
+        """Return when the run has ended here or the actor has left it."""
+        if not self.state.ended and self._mailbox.closed is None:
+            self._ended = self._ended or anyio.Event()
+            await self._ended.wait()
 
     def nudge(self) -> None:
         """Look again at what comes next."""
@@ -224,6 +232,9 @@ class RunActor:
                 pass
         except (LeaseLost, RunNotFound):
             self._gone = True
+        except NewerHistory:
+            # Who cannot read a run has nothing to say of it; the supervisor finds it a stray and gives it back.
+            pass
         except EngineError as error:
             await self._park(error)
 
@@ -257,7 +268,7 @@ class RunActor:
         if self._draining and not busy:
             return not await self._release()
         wake_s = min(((s.at - now).total_seconds() for s in steps if isinstance(s, WaitUntil)), default=None)
-        queued = any(isinstance(step, Start) for step in steps)
+        queued = any(isinstance(step, Start | Transition) for step in steps)
         if not busy and not queued and (wake_s is None or wake_s > self._host.passivate_after_s):
             return not await self._release()
         await self._host.wait(self._mailbox, wake_s)
@@ -268,13 +279,16 @@ class RunActor:
         asks: list[Ask] = []
         starts: list[str] = []
         suspects: list[str] = []
+        begins = False
         for step in steps:
             match step:
                 case Lost(stage_id, token):
                     owner = self._previous_owner or self.state.owner
                     asks.append(Ask(lose(stage_id, token, self._policy(stage_id), owner), own=True))
                 case Transition():
-                    if not self._draining:
+                    # A run begins when there is room for its first body: both are one append then.
+                    begins = self._begins_with_bodies()
+                    if not begins and not self._draining:
                         asks.append(Ask(transition, own=True))
                 case Start(stage_id):
                     (suspects if self._is_suspect(stage_id) else starts).append(stage_id)
@@ -282,26 +296,37 @@ class RunActor:
                     pass
         if self._draining:
             suspects = starts = []
+            begins = False
         starts += self._chosen(suspects)
-        if not starts:
-            # Who cannot start must not stand in the way of others.
-            self._host.bodies.leave(self.nudge)
-        else:
-            room = self._host.bodies.available(self.nudge)
-            if len(starts) > room:
-                self._host.bodies.wait(self.nudge)
-            else:
-                self._host.bodies.leave(self.nudge)
-            if room:
-                asks.append(Ask(start(starts[:room]), own=True))
+        wanted = len(starts) or int(begins)
+        self._room = self._room_for(wanted) if wanted or self._queued else 0
+        if starts and self._room:
+            asks.append(Ask(start(starts[: self._room]), own=True))
+        if begins and self._room:
+            asks.append(Ask(transition, own=True))
         return asks
+
+    def _begins_with_bodies(self) -> bool:
+        return self.state.status is Status.PENDING and any(s.queue is None for s in self.state.plan.group(1).stages)
+
+    def _room_for(self, wanted: int) -> int:
+        """How many bodies may start now; for as long as it is fewer than wanted, this actor stands in the queue."""
+        bodies = self._host.bodies
+        room = bodies.available(self.nudge) if wanted else 0
+        self._queued = wanted > room
+        if self._queued:
+            bodies.wait(self.nudge)
+        else:
+            # Who cannot start anything must not stand in the way of others.
+            bodies.leave(self.nudge)
+        return room
 
     def _is_suspect(self, stage_id: str) -> bool:
         return self.state.stages[stage_id].lost >= SUSPECT_LOSSES
 
     def _chosen(self, suspects: list[str]) -> list[str]:
         """Those suspects that may start now: this process executes one at a time."""
-        room = self._host.suspects.available(self.nudge)
+        room = self._host.suspects.available(self.nudge) if suspects else 0
         if len(suspects) > room:
             self._host.suspects.wait(self.nudge)
         else:
@@ -381,7 +406,7 @@ class RunActor:
         self._previous_owner = None
         if self.state.ended:
             self._ended_here = True
-            self.ended.set()
+            self._tell_ended()
         self._passed_on.update(batch.returned)
         for token in batch.started:
             self._held[token] = anyio.CancelScope()
@@ -394,11 +419,13 @@ class RunActor:
         batch.answer()
 
     def _decide(self, asks: list[Ask]) -> Batch:
+        # Room that was found counts although others have queued up behind it; none of it outlives this decision.
+        room, self._room = self._room or self._host.bodies.available(self.nudge), 0
         moment = Moment(
             now=self._host.clock.now(),
             append_id=self._host.ids.append_id(),
             session=self.lease.session_id,
-            starts=0 if self._draining else self._host.bodies.available(self.nudge),
+            starts=0 if self._draining else room,
             passes_on=not self._draining,
         )
         batch = Batch(moment, self.state, self._held)
@@ -406,9 +433,12 @@ class RunActor:
             batch.add(RunOwnerChanged(owner=self.lease.session_id, previous=self._previous_owner))
         for ask in asks:
             batch.decide(ask)
+        batch.close()
         return batch
 
     def _suspects_of(self, batch: Batch) -> list[str]:
+        if not batch.started:
+            return []
         stages = batch.decision.state.stages.values()
         return [s.id for s in stages if s.token in batch.started and s.lost >= SUSPECT_LOSSES]
 
@@ -492,7 +522,11 @@ class RunActor:
         lost = LeaseLost(self.run_id, session_id=self.lease.session_id)
         self._mailbox.close(lost if self._gone else ActorGone())
         self._host.left(self)
-        self.ended.set()
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        if self._ended is not None:
+            self._ended.set()
 
     # -- bodies --------------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ A batch is made, decided and thrown away within one step of the actor; the decis
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from kernel.errors import ErrorInfo
+from kernel.fast_dataclass import replace
 from kernel.model.attempts import Drained, end_attempt, holds, lose_attempt
 from kernel.model.consequences import advance_run, ensure_started, fail_run, start_stage
 from kernel.model.draft import Decision, Draft, Moment
@@ -37,11 +37,13 @@ class Batch:
     """Requests decided together, each on the state that the ones before it left; they become one append.
 
     `held` are the tokens of the attempts that execute here, `returned` those of them whose bodies have returned and
-    whose ends are decided here.
+    whose ends are decided here, `started` those of the attempts that begin with the append.
     """
 
     def __init__(self, moment: Moment, state: RunState, held: Collection[str]) -> None:
-        self.moment = moment
+        self.moment: Moment = moment
+        self.decision: Decision[None]
+        self.started: Sequence[str] = ()
         self.returned: list[str] = []
         self._held = held
         self._started: list[str] = []
@@ -57,7 +59,9 @@ class Batch:
         """Decide one request; what its decision raises is its own affair."""
         before = self._draft.state
         try:
-            decision = ask.decide(before, replace(self.moment, starts=self._starts))
+            if self._starts != self.moment.starts:
+                self.moment = replace(self.moment, starts=self._starts)
+            decision = ask.decide(before, self.moment)
         except Exception as error:
             if ask.own:
                 raise
@@ -75,16 +79,13 @@ class Batch:
         self.returned.extend(returned)
         self._starts = max(self._starts + len(returned) - len(started), 0)
 
-    @property
-    def started(self) -> Sequence[str]:
-        """Tokens of the attempts that begin with this append; one that a later request has ended never begins."""
-        running = {stage.token for stage in self._draft.state.stages.values()}
-        return [token for token in self._started if token in running]
-
-    @property
-    def decision(self) -> Decision[None]:
-        """Everything decided, as one decision."""
-        return self._draft.decided(None)
+    def close(self) -> None:
+        """Everything has been decided: now there is a `decision`, and it is known which attempts begin with it."""
+        self.decision = self._draft.decided(None)
+        if self._started:
+            # One that a later request has ended never begins.
+            running = {stage.token for stage in self.decision.state.stages.values()}
+            self.started = [token for token in self._started if token in running]
 
     def answer(self) -> None:
         """Resolve the requests."""

@@ -73,10 +73,12 @@ class StageInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """A run as it is now. `input`, `output` and `stages` are there only if its history was read (`stages` not None).
+    """A run as it is now.
 
-    `status` may be the derived SUSPENDED. `waiting_for` says why nothing of it executes now, None when something does
-    or the run has ended. `duration_s` counts from the start, not from creation; costs are USD; times are aware UTC.
+    `input`, `output`, `stages` and `cancel_reason` are there only if its history was read (`stages` not None). `status`
+    may be the derived SUSPENDED. `waiting_for` says why nothing of it executes now, None when something does or the run
+    has ended. `owner` is the live session that drives it. `duration_s` counts from the start, not from creation; costs
+    are USD; times are aware UTC.
     """
 
     id: str
@@ -98,6 +100,7 @@ class RunInfo:
     owner: str | None
     error: FailureInfo | None
     waiting_detail: str | None = None
+    cancel_reason: str | None = None
     input: Any = None
     output: Any = None
     stages: tuple[StageInfo, ...] | None = None
@@ -143,10 +146,11 @@ def run_info(
         duration_s=_span_s(given.started_at, given.completed_at),
         total_cost=given.total_cost,
         total_tokens=given.total_tokens,
-        owner=head.owner,
+        owner=head.owner if head.owner_live else None,
         error=_run_error(given.error, state),
         input=None if state is None else found.get(state.input),
         output=None if state is None else _output(state, found),
+        cancel_reason=None if state is None else state.cancel_reason,
         stages=None
         if state is None
         else tuple(_stage(s, found, (progress or {}).get(s.id)) for s in state.stages.values()),
@@ -181,7 +185,9 @@ def waiting_for(
         return "newer_release"
     own = _OWN_WAIT.get(given.phase)
     if head.owner is not None and head.owner_live:
-        return own or ("capacity" if state is not None and _is_short_of_room(state) else None)
+        if given.status is Status.PENDING or (state is not None and _is_short_of_room(state)):
+            return own or "capacity"
+        return own
     if own is not None and (given.wake_at is None or given.wake_at > now):
         return own
     if live_workflows and (head.workflow_id, head.workflow_version) not in live_workflows:
@@ -283,7 +289,8 @@ def _progress(stage: StageState, report: LogLine | None) -> float | None:
 def run_json(info: RunInfo, *, full: bool = False) -> dict[str, Any]:
     """The run as plain JSON: times in ISO 8601 UTC, durations in seconds, costs as decimal text.
 
-    Without its history read, the keys `input output stages` are absent. `full` adds the tracebacks of errors.
+    Without its history read, the keys `input output stages` are absent. A run that was cancelled for a reason has one
+    key more, `cancel_reason`. `full` adds the tracebacks of errors.
     """
     shown: dict[str, Any] = {
         "id": info.id,
@@ -311,6 +318,8 @@ def run_json(info: RunInfo, *, full: bool = False) -> dict[str, Any]:
     if info.stages is None:
         for absent in ("input", "output", "stages"):
             del shown[absent]
+    if info.cancel_reason is not None:
+        shown["cancel_reason"] = info.cancel_reason
     return shown
 
 

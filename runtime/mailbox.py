@@ -27,7 +27,7 @@ class Ask:
     itself, and an error is the actor's.
     """
 
-    __slots__ = ("_done", "decide", "ends_attempt", "error", "own", "result")
+    __slots__ = ("_answered", "_done", "decide", "ends_attempt", "error", "own", "result")
 
     def __init__(self, decide: Decide[Any], *, ends_attempt: bool = False, own: bool = False) -> None:
         self.decide: Decide[Any] = decide
@@ -35,22 +35,31 @@ class Ask:
         self.own: bool = own
         self.result: Any = None
         self.error: BaseException | None = None
-        self._done = anyio.Event()
+        self._answered = False
+        # Made when somebody waits: an actor that asks itself never does.
+        self._done: anyio.Event | None = None
 
     def answer(self, result: Any) -> None:
         """Resolve with what was decided, after it is durable."""
         self.result = result
-        self._done.set()
+        self._resolve()
 
     def fail(self, error: BaseException) -> None:
         """Resolve with an error, which the asking task raises; nothing when it is resolved already."""
-        if not self._done.is_set():
+        if not self._answered:
             self.error = error
+            self._resolve()
+
+    def _resolve(self) -> None:
+        self._answered = True
+        if self._done is not None:
             self._done.set()
 
     async def reply(self) -> Any:
         """Wait for the resolution. Cancelling the wait does not withdraw the request."""
-        await self._done.wait()
+        if not self._answered:
+            self._done = anyio.Event()
+            await self._done.wait()
         if self.error is not None:
             raise self.error
         return self.result
@@ -61,7 +70,9 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._asks: deque[Ask] = deque()
-        self._bell = anyio.Event()
+        self._rung = False
+        # Made when the actor waits.
+        self._bell: anyio.Event | None = None
         self.closed: BaseException | None = None
 
     def post(self, ask: Ask) -> None:
@@ -69,27 +80,34 @@ class Mailbox:
         if self.closed is not None:
             raise self.closed
         self._asks.append(ask)
-        self._bell.set()
+        self.ring()
 
     def ring(self) -> None:
         """Make the actor look again, with or without a request."""
-        self._bell.set()
+        self._rung = True
+        if self._bell is not None:
+            self._bell.set()
 
     def take_all(self) -> list[Ask]:
         """Empty the queue, and silence the bell: everything that happened before is about to be looked at."""
-        if self._bell.is_set():
-            self._bell = anyio.Event()
+        self._rung = False
         asks = list(self._asks)
         self._asks.clear()
         return asks
 
     async def wait(self, timeout_s: float | None) -> None:
         """Return when the bell rings, or after this many seconds; None waits for ever."""
-        if timeout_s is None:
-            await self._bell.wait()
-        elif timeout_s > 0:
-            with anyio.move_on_after(timeout_s):
+        if self._rung or (timeout_s is not None and timeout_s <= 0):
+            return
+        self._bell = anyio.Event()
+        try:
+            if timeout_s is None:
                 await self._bell.wait()
+            else:
+                with anyio.move_on_after(timeout_s):
+                    await self._bell.wait()
+        finally:
+            self._bell = None
 
     def close(self, error: BaseException) -> None:
         """Refuse further requests, and fail the queued ones with this error."""

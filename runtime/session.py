@@ -82,6 +82,7 @@ class Session:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._hurried = False
         self._adrift_wanted = False
         self._busy = True
         self._rung_at: float | None = None
@@ -89,7 +90,10 @@ class Session:
 
     def hurry(self) -> None:
         """Beat soon: something happened that a beat would tell about. Does not wait."""
-        self._wake.set()
+        # Hints may come by the hundred, and waking the thread takes the interpreter away from the loop each time.
+        if not self._hurried:
+            self._hurried = True
+            self._wake.set()
 
     def reread(self) -> None:
         """Ask the next beat, soon, for every run that the session owns: one may be ours without our knowing."""
@@ -158,6 +162,7 @@ class Session:
                 blocked.watch(self._rung_at, now)
                 if now >= next_beat:
                     self._wake.clear()
+                    self._hurried = False
                     # Taken back before the beat, so that a wish during it is not lost.
                     with self._lock:
                         adrift, self._adrift_wanted = self._adrift_wanted or now >= next_adrift, False
@@ -168,7 +173,7 @@ class Session:
                     hurried_from = time.monotonic() + HURRY_INTERVAL_S
                     self._ring(writer)
                 if self._wake.is_set():
-                    # Hints may come by the hundred; one look answers all that came before it.
+                    # One look answers all hints that came before it.
                     next_beat = min(next_beat, hurried_from)
                     self._wake.clear()
                 wait_s = next_beat - time.monotonic()
@@ -262,8 +267,14 @@ class _Blockage:
             run_id=None if attempt is None else attempt.run_id,
             stage_id=None if attempt is None else attempt.stage.id,
             hint="Make the stage a plain def, which runs in a thread, or give it isolation='process'.",
-            stack="".join(traceback.format_stack(frame)) if frame is not None else "",
+            stack="" if frame is None else "".join(_from_the_body(traceback.extract_stack(frame)).format()),
         )
+
+
+def _from_the_body(stack: traceback.StackSummary) -> traceback.StackSummary:
+    """The end of a stack that is user code; all of it when no body is on it. What is above is always the same."""
+    calls = [place for place, frame in enumerate(stack) if frame.name == BODY_FRAME]
+    return traceback.StackSummary.from_list(stack[calls[-1] :] if calls else stack)
 
 
 def _attempt_in(frame: FrameType | None) -> Attempt | CheckAttempt | None:

@@ -12,19 +12,21 @@ import platform
 import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from kernel.commands.execute_job import ExecuteJob
 from kernel.commands.poll_suspended_stages import poll_stage
 from kernel.dispatch import Kernel
+from kernel.ending import Ending, ending_of_state
 from kernel.errors import Conflict, EngineError, LeaseLost, Unavailable
 from kernel.journal import ForeignJournals, fold_stored, inline_bodies
 from kernel.model.draft import Decision
-from kernel.model.run import RunState
+from kernel.model.facts import NewerHistory
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Attempt, Executor
 from kernel.ports.journals import Journals
@@ -54,6 +56,9 @@ CLAIM_MAX = 100
 CLAIM_REST_MIN_S = 0.02
 CLAIM_REST_MAX_S = 0.25
 """The rest after a hint led to nothing doubles between these: hints of a busy neighbour must not become a load."""
+FULL_REST_S = 1.0
+FULL_TAKE = 10
+"""A process that is full takes so many all the same, after such a rest: not everything that is due needs a body."""
 REOPEN_S = 0.5
 LEAVE_S = 5.0
 """How long handing back and closing may take once nothing runs any more."""
@@ -115,6 +120,7 @@ class Supervisor(Client):
         self._draining = False
         self._claim_wanted = False
         self._claim_timer = anyio.Event()
+        self._vacancy = anyio.Event()
         self._next_due_at: datetime | None = None
         self._idle = anyio.Event()
         self._unborn: set[str] = set()
@@ -273,6 +279,7 @@ class Supervisor(Client):
         if self._actors.get(actor.run_id) is actor:
             del self._actors[actor.run_id]
         self._mark_busy()
+        self._vacancy.set()
         if not self._actors:
             self._idle.set()
         if self._backlog:
@@ -303,13 +310,13 @@ class Supervisor(Client):
         assert self._attempts is not None
         return await poll_stage(run_id, stage_id, self._attempts.ports)
 
-    async def ended(self, run_id: str) -> tuple[RunState, Mapping[int, bytes]]:
+    async def ended(self, run_id: str) -> Ending:
         """Wait for the run's end; one that ends here is known at once, without asking the store."""
         actor = self._actors.get(run_id)
         if actor is not None:
-            await actor.ended.wait()
+            await actor.until_ended()
             if actor.state.ended:
-                return actor.state, actor.inline
+                return ending_of_state(actor.state, actor.inline)
         return await super().ended(run_id)
 
     # -- the session ---------------------------------------------------------------------------------------------------
@@ -382,8 +389,10 @@ class Supervisor(Client):
                 logger.warning("run.adopted", run_id=run_id)
                 await self._take(Claimed(lease=Lease(session.id, head.claim), previous_owner=None, history=stored))
 
-    def _hinted(self) -> None:
-        super()._hinted()
+    def _hinted(self, *, news: bool) -> None:
+        super()._hinted(news=news)
+        if not news:
+            return
         if self._has_room():
             self._want_claim()
         if self._actors and self._session is not None:
@@ -399,6 +408,8 @@ class Supervisor(Client):
         rest_s = CLAIM_REST_MIN_S
         while True:
             await self._until_claim()
+            if self._capacity() <= 0:
+                await self._until_vacant()
             taken = await self._claim_once()
             rest_s = CLAIM_REST_MIN_S if taken else min(rest_s * 2, CLAIM_REST_MAX_S)
             if not taken:
@@ -422,12 +433,28 @@ class Supervisor(Client):
         self._next_due_at = None
         self._claim_wanted = False
 
+    def _capacity(self) -> int:
+        """How many runs to take: as many as can execute, and as many again that wait behind them.
+
+        More would wait here while another process has nothing to do.
+        """
+        bodies = self._bodies
+        return 2 * bodies.total - bodies.used - bodies.waiting
+
+    async def _until_vacant(self) -> None:
+        """Return when half of those that wait have had their turn, so that runs come in batches, or after a rest."""
+        with anyio.move_on_after(FULL_REST_S):
+            while self._bodies.waiting > self._bodies.total // 2:
+                self._vacancy = anyio.Event()
+                await self._vacancy.wait()
+
     async def _claim_once(self) -> int:
         session = self._session
         room = self._settings.max_runs - len(self._actors)
         if session is None or not session.trusted or self._draining or room <= 0:
             return 0
-        limit = min(room, CLAIM_MAX)
+        capacity = self._capacity()
+        limit = min(room, CLAIM_MAX, capacity if capacity > 0 else FULL_TAKE)
         try:
             claimed = await self.storage.persistence.claim(session.id, limit)
         except Conflict:
@@ -442,6 +469,9 @@ class Supervisor(Client):
             logger.warning("runs.taken_over", session_id=session.id, runs=taken_over)
         for run in claimed:
             await self._take(run)
+        # Twice, so that with any scheduler all of them have looked for room before more is taken.
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         if len(claimed) == limit:
             self._want_claim()
         else:
@@ -456,7 +486,7 @@ class Supervisor(Client):
         try:
             state = fold_stored(run.history)
         except EngineError as error:
-            await self._park(run, error)
+            await self._refuse(run, error)
             return
         self._spawn(
             RunActor(
@@ -468,20 +498,23 @@ class Supervisor(Client):
             )
         )
 
-    async def _park(self, run: Claimed, error: EngineError) -> None:
-        """A history that cannot be read: take the run out of circulation and say so."""
-        head = run.history.head
-        logger.error("run.parked", run_id=head.run_id, error=type(error).__name__, reason=str(error))
+    async def _refuse(self, run: Claimed, error: EngineError) -> None:
+        """A history that cannot be read here: leave the run to a newer release, or take it out of circulation."""
+        head, now = run.history.head, self.storage.clock.now()
+        if newer := isinstance(error, NewerHistory):
+            logger.warning("run.left_to_newer_release", run_id=head.run_id, reason=str(error))
+        else:
+            logger.error("run.parked", run_id=head.run_id, error=type(error).__name__, reason=str(error))
         append = Append(
-            mode="park",
+            mode="release" if newer else "park",
             run_id=head.run_id,
             append_id=self.storage.ids.append_id(),
             expected=head.seq,
             seq=head.seq,
-            at=self.storage.clock.now(),
-            head=head.head,
+            at=now,
+            head=replace(head.head, wake_at=now) if newer else head.head,
             lease=run.lease,
-            parked_reason=f"undecidable: {error}",
+            parked_reason=None if newer else f"undecidable: {error}",
         )
         try:
             await self.storage.persistence.append(append)

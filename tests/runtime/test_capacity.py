@@ -33,6 +33,20 @@ async def test_runs_that_a_process_creates_count_against_max_runs_while_they_are
         assert [(await run.result()).text for run in runs] == [str(n) for n in range(10)]
 
 
+async def test_a_process_leaves_what_it_cannot_execute_to_another_one(memory: SharedStore):
+    gate = Gate()
+    workflow = gate.workflow()
+    async with memory.client(workflow) as client:
+        runs = await client.start_many(workflow, [Doc(text=str(n)) for n in range(12)])
+        async with memory.supervisor(workflow, max_bodies=3) as early:
+            await until(lambda: early.stats().bodies == 3)
+            async with memory.supervisor(workflow, max_bodies=3) as late:
+                await until(lambda: late.stats().bodies == 3)
+                assert early.stats().actors <= 6
+                gate.open()
+                assert [(await run.result()).text for run in runs] == [str(n) for n in range(12)]
+
+
 async def test_a_start_that_meets_a_foreign_append_finds_its_room_taken_and_waits_again():
     held, gates = HeldStore(), {name: Gate() for name in ("busy", "slow", "quick")}
     place = in_memory(held)

@@ -238,6 +238,17 @@ def test_a_run_listed_from_its_head_has_no_payloads_and_no_stages() -> None:
     assert list(shown) == [key for key in RUN_KEYS if key not in {"input", "output", "stages"}]
 
 
+def test_the_reason_of_a_cancelled_run_is_told() -> None:
+    cancelled = run(RunCancelled(reason="wrong file"))
+
+    assert run_json(run_info(head(cancelled), cancelled, now=NOW))["cancel_reason"] == "wrong file"
+
+
+def test_an_owner_that_is_dead_drives_nothing() -> None:
+    assert run_info(head(RUNNING, owner="s"), RUNNING, now=NOW).owner == "s"
+    assert run_info(head(RUNNING, owner="s", live=False), RUNNING, now=NOW).owner is None
+
+
 def test_an_error_is_told_with_its_traceback_only_when_asked() -> None:
     failed = run(
         STARTED,
