@@ -4,7 +4,11 @@
 managers for any anyio program. `python -m runtime` (or `leasehold`) is the same from a terminal.
 """
 
-from runtime._siblings import check_siblings
+from runtime._interrupts import import_began, import_ended
+
+import_began()
+
+from runtime._siblings import check_siblings  # noqa: E402 - an interrupt is expected from here on
 
 check_siblings()
 
@@ -16,6 +20,8 @@ from runtime.info import RunInfo, StageInfo  # noqa: E402
 from runtime.run_and_wait import run_and_wait  # noqa: E402
 from runtime.run_handle import RunHandle  # noqa: E402
 from runtime.supervisor import Stats, Supervisor  # noqa: E402
+
+import_ended()
 
 __distribution__ = "leasehold"
 

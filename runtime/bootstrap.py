@@ -7,15 +7,15 @@ so that a process pays only for what it uses.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
 from kernel.errors import InvalidCommand, NoDatabase
 from kernel.ports.blobs import BlobStore
@@ -28,8 +28,23 @@ from telemetry.logs import EventLogger, get_logger
 
 if TYPE_CHECKING:
     from adapters.embedded_postgres import EmbeddedServer
+    from adapters.postgres.bare_limit import BareResult
+    from adapters.postgres.statement_costs import StatementCosts
+    from adapters.postgres.workbench import Workbench
 
-__all__ = ["Migrated", "Storage", "choose_database", "migrate_database", "open_storage", "schema_sql"]
+__all__ = [
+    "BenchDatabase",
+    "Migrated",
+    "Storage",
+    "choose_database",
+    "embedded_notice",
+    "migrate_database",
+    "open_bench_database",
+    "open_statement_costs",
+    "open_storage",
+    "schema_sql",
+    "write_bare_runs",
+]
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
@@ -41,6 +56,8 @@ class Storage:
     """An open store and what belongs to it.
 
     `database` names it for people, without password; `notice` is one line that they should know about it, if any.
+    An embedded database has `find_server`: the process id of its server, or None while there is none; it raises an
+    `Unavailable` that says so when its directory is gone, and with it everything that was stored.
     """
 
     persistence: Persistence
@@ -49,6 +66,7 @@ class Storage:
     ids: Ids
     database: str
     notice: str | None = None
+    find_server: Callable[[], int | None] | None = None
 
 
 def choose_database(settings: Settings) -> str:
@@ -69,11 +87,14 @@ def choose_database(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def open_storage(settings: Settings, *, tell: Callable[[str], None] | None = None) -> AsyncGenerator[Storage]:
+async def open_storage(
+    settings: Settings, *, tell: Callable[[str], None] | None = None, schema: str | None = None
+) -> AsyncGenerator[Storage]:
     """Open the store that the settings lead to, and close it at the end.
 
     An embedded database is started if nobody has, and migrates itself; any other must have a schema of this release.
     What people should know about it, at most one line, goes to `tell`; without one it is logged as a warning.
+    `schema` is another one than the usual, which a benchmark has.
     Raises: NoDatabase, SchemaOutdated, Unavailable.
     """
     url = choose_database(settings)
@@ -81,16 +102,18 @@ async def open_storage(settings: Settings, *, tell: Callable[[str], None] | None
         case "memory":
             yield _memory(settings)
         case "postgres":
-            async with _postgres(settings, url, migrate=False, database=masked_url(url)) as storage:
+            async with _postgres(settings, url, migrate=False, database=masked_url(url), schema=schema) as storage:
                 yield storage
         case "embedded":
             async with _embedded(settings) as server:
-                notice = _notice(settings, server)
+                notice = _notice(settings, server.data_dir, server.notice)
                 if notice is not None:
                     _tell(notice, server, tell)
                 name = f"embedded Postgres in {_near(server.data_dir)}"
-                async with _postgres(settings, server.url, migrate=True, database=name, notice=notice) as storage:
-                    yield storage
+                async with _postgres(
+                    settings, server.url, migrate=True, database=name, notice=notice, schema=schema
+                ) as storage:
+                    yield replace(storage, find_server=server.find_process)
 
 
 def _memory(settings: Settings) -> Storage:
@@ -109,14 +132,22 @@ def _memory(settings: Settings) -> Storage:
 
 @asynccontextmanager
 async def _postgres(
-    settings: Settings, url: str, *, migrate: bool, database: str, notice: str | None = None
+    settings: Settings,
+    url: str,
+    *,
+    migrate: bool,
+    database: str,
+    notice: str | None = None,
+    schema: str | None = None,
 ) -> AsyncGenerator[Storage]:
-    from adapters.postgres import open_postgres
+    from adapters.postgres import DEFAULT_SCHEMA, open_postgres
     from adapters.system import RandomIds
 
     # An embedded server has no pooler before it, whatever the environment says of another database.
     direct_url = None if migrate else settings.direct_url
-    async with open_postgres(url, lease=settings.lease, direct_url=direct_url, migrate=migrate) as persistence:
+    async with open_postgres(
+        url, lease=settings.lease, schema=schema or DEFAULT_SCHEMA, direct_url=direct_url, migrate=migrate
+    ) as persistence:
         yield Storage(
             persistence=persistence,
             blobs=_blobs(settings) or persistence.blobs,
@@ -172,6 +203,69 @@ def schema_sql() -> str:
     return schema_sql()
 
 
+# -- the benchmark ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchDatabase:
+    """A schema of a benchmark's own: how its processes reach it (`settings`), and the gauges."""
+
+    settings: Settings
+    schema: str
+    gauges: Workbench
+    database: str
+
+
+@asynccontextmanager
+async def open_bench_database(
+    settings: Settings, *, tell: Callable[[str], None] | None = None
+) -> AsyncGenerator[BenchDatabase]:
+    """Make an empty schema in the configured database, and remove it at the end; needs asyncio.
+
+    Raises: NoDatabase, Unavailable, InvalidCommand for a database that has no schemas.
+    """
+    from adapters.postgres.workbench import open_workbench
+
+    url = choose_database(settings)
+    match database_kind(url):
+        case "memory":
+            raise InvalidCommand(
+                "A database in memory is not measured.", field="database_url", hint="Name another one."
+            )
+        case "postgres":
+            named = replace(settings, database_url=url)
+            async with open_workbench(settings.direct_url or url) as gauges:
+                yield BenchDatabase(settings=named, schema=gauges.schema, gauges=gauges, database=masked_url(url))
+        case "embedded":
+            async with _embedded(settings) as server:
+                notice = _notice(settings, server.data_dir, server.notice)
+                if notice is not None:
+                    _tell(notice, server, tell)
+                named = replace(settings, database_url=server.url, direct_url=None)
+                name = f"embedded Postgres in {_near(server.data_dir)}"
+                async with open_workbench(server.url) as gauges:
+                    yield BenchDatabase(settings=named, schema=gauges.schema, gauges=gauges, database=name)
+
+
+async def write_bare_runs(
+    settings: Settings, schema: str, *, model_run_id: str, runs: int, warm_up: int = 0
+) -> BareResult:
+    """Write the rows of a run for so many others without an engine (`adapters.postgres.bare_limit`); needs asyncio."""
+    from adapters.postgres.bare_limit import write_bare_runs
+
+    url = choose_database(settings)
+    return await write_bare_runs(url, schema=schema, model_run_id=model_run_id, runs=runs, warm_up=warm_up)
+
+
+@asynccontextmanager
+async def open_statement_costs(settings: Settings, schema: str) -> AsyncGenerator[StatementCosts]:
+    """What statements cost the server in this schema of a benchmark (`adapters.postgres.statement_costs`); asyncio."""
+    from adapters.postgres.statement_costs import open_statement_costs
+
+    async with open_statement_costs(settings.direct_url or choose_database(settings), schema) as costs:
+        yield costs
+
+
 # -- the embedded database ------------------------------------------------------------------------------------------
 
 
@@ -179,22 +273,48 @@ def schema_sql() -> str:
 async def _embedded(settings: Settings) -> AsyncGenerator[EmbeddedServer]:
     from adapters.embedded_postgres import embedded_postgres
 
-    async with _in_thread(embedded_postgres(settings.data_dir)) as server:
+    async with _in_thread(lambda heed: embedded_postgres(settings.data_dir, heed=heed)) as server:
         yield server
 
 
 @asynccontextmanager
-async def _in_thread(manager: AbstractContextManager[T]) -> AsyncGenerator[T]:
+async def _in_thread(make: Callable[[Callable[[], None]], AbstractContextManager[T]]) -> AsyncGenerator[T]:
     """Enter and leave a blocking context manager without blocking the loop.
 
+    It is made with a function that it calls often while entering waits, and that raises when nobody wants it any more.
     Entering is waited for even when cancelled, so that what was entered is also left.
     """
-    entered = await to_thread.run_sync(manager.__enter__)
+    unwanted, entering = threading.Event(), threading.Lock()
+    entered: list[T] = []
+
+    def heed() -> None:
+        from_thread.check_cancelled()
+        if unwanted.is_set():
+            raise _Unwanted
+
+    def enter() -> None:
+        with entering:
+            if not unwanted.is_set():
+                entered.append(manager.__enter__())
+
+    def leave() -> None:
+        with entering:
+            if entered:
+                manager.__exit__(None, None, None)
+
+    manager = make(heed)
     try:
-        yield entered
+        await to_thread.run_sync(enter)
+        yield entered[0]
     finally:
+        # asyncio's own cancellation, say that of asyncio.timeout, leaves the thread alone and a shield behind.
+        unwanted.set()
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(partial(manager.__exit__, None, None, None))
+            await to_thread.run_sync(leave)
+
+
+class _Unwanted(BaseException):
+    """Nobody waits for what this thread does."""
 
 
 def _tell(notice: str, server: EmbeddedServer, tell: Callable[[str], None] | None) -> None:
@@ -204,11 +324,28 @@ def _tell(notice: str, server: EmbeddedServer, tell: Callable[[str], None] | Non
         tell(notice)
 
 
-def _notice(settings: Settings, server: EmbeddedServer) -> str | None:
+async def embedded_notice(settings: Settings) -> str | None:
+    """What `open_storage` would tell, for a process that opens none itself; makes the directory of an embedded one.
+
+    Raises: NoDatabase, Unavailable.
+    """
+    if database_kind(choose_database(settings)) != "embedded":
+        return None
+    from adapters.embedded_postgres import choose_home, os_errors_named
+
+    def choose() -> str | None:
+        with os_errors_named(settings.data_dir):
+            home = choose_home(settings.data_dir)
+        return _notice(settings, home.path, home.notice)
+
+    return await to_thread.run_sync(choose)
+
+
+def _notice(settings: Settings, data_dir: Path, moved: str | None) -> str | None:
     if settings.database_url is not None:
-        return server.notice
-    chosen = f"No database is configured, so this uses an embedded Postgres in {_near(server.data_dir)}."
-    return chosen if server.notice is None else f"{chosen} {server.notice}"
+        return moved
+    chosen = f"No database is configured, so this uses an embedded Postgres in {_near(data_dir)}."
+    return chosen if moved is None else f"{chosen} {moved}"
 
 
 def _near(path: Path) -> str:

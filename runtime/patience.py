@@ -13,11 +13,9 @@ import anyio
 
 from kernel.errors import Unavailable
 from kernel.ports.blobs import BlobStore
-from telemetry.logs import EventLogger, get_logger
+from runtime.narration import OutageLog
 
 __all__ = ["PatientBlobs"]
-
-logger: EventLogger = get_logger("leasehold.runtime")
 
 T = TypeVar("T")
 
@@ -30,34 +28,51 @@ class PatientBlobs:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
+        # One outage, however many attempts wait for its end. It is not over as long as one of them still fails: a
+        # full disk can be read.
+        self._outage = OutageLog("blobs.unavailable", "blobs.recovered")
+        self._failing = 0
 
     async def put(self, key: str, data: bytes, /) -> None:
         """Store the bytes; keys are written once, so repeating is harmless."""
-        await _patiently(lambda: self._blobs.put(key, data))
+        await self._patiently(lambda: self._blobs.put(key, data))
 
     async def get(self, key: str, /) -> bytes:
         """The bytes. Raises: BlobNotFound."""
-        return await _patiently(lambda: self._blobs.get(key))
+        return await self._patiently(lambda: self._blobs.get(key))
 
     async def has(self, key: str, /) -> bool:
         """Whether the key exists."""
-        return await _patiently(lambda: self._blobs.has(key))
+        return await self._patiently(lambda: self._blobs.has(key))
 
     async def delete(self, key: str, /) -> None:
         """Remove the key."""
-        await _patiently(lambda: self._blobs.delete(key))
+        await self._patiently(lambda: self._blobs.delete(key))
 
     async def list(self, prefix: str, /) -> Sequence[str]:
         """The keys that begin with the prefix, in order."""
-        return await _patiently(lambda: self._blobs.list(prefix))
+        return await self._patiently(lambda: self._blobs.list(prefix))
 
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    pause_s = PAUSE_MIN_S
-    while True:
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except Unavailable as error:
-            logger.warning("blobs.unavailable", error=str(error), retry_in_s=pause_s)
-        await anyio.sleep(pause_s)
-        pause_s = min(pause_s * 2, PAUSE_MAX_S)
+            self._outage.failed(error)
+        self._failing += 1
+        try:
+            found = await self._again(call)
+        finally:
+            self._failing -= 1
+        if not self._failing:
+            self._outage.worked()
+        return found
+
+    async def _again(self, call: Callable[[], Awaitable[T]]) -> T:
+        pause_s = PAUSE_MIN_S
+        while True:
+            await anyio.sleep(pause_s)
+            try:
+                return await call()
+            except Unavailable as error:
+                self._outage.failed(error)
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)

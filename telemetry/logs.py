@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -87,12 +88,18 @@ def get_logger(name: str = ROOT) -> EventLogger:
 
 
 def configure_logging(
-    format: Literal["console", "json"], level: str, *, stream: TextIO | None = None, colour: bool | None = None
+    format: Literal["console", "json"],
+    level: str,
+    *,
+    stream: TextIO | None = None,
+    colour: bool | None = None,
+    fields: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Write everything of at least `level` to `stream` (standard error), a line per event.
 
     "console" is for eyes, "json" for machines: one object per line with `timestamp level event logger` and the fields.
     Records of the standard library's `logging` come out in the same form. `colour` None: when the stream is a terminal.
+    `fields` are in every line, such as which of several processes says it.
     """
     import structlog
 
@@ -105,6 +112,8 @@ def configure_logging(
     )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        # Not by a context variable: threads of our own speak too.
+        lambda _logger, _method, event: {**fields, **event},
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),

@@ -9,8 +9,10 @@ data lives), `locks` (who is here), `installation` (the binaries), `cluster` (wh
 process that holds the server).
 """
 
+from adapters.embedded_postgres.directory import choose_home
 from adapters.embedded_postgres.errors import (
     DataDirectoryForeign,
+    DataDirectoryGone,
     DataDirectoryInUse,
     DataDirectoryLocked,
     DataDirectoryUnusable,
@@ -19,14 +21,17 @@ from adapters.embedded_postgres.errors import (
     EmbeddedPostgresError,
     NoServerAccount,
     ServerNotStarted,
+    ServerSilent,
     SocketPathTooLong,
     WrongServerVersion,
+    os_errors_named,
 )
 from adapters.embedded_postgres.installation import is_installed
 from adapters.embedded_postgres.server import EmbeddedServer, embedded_postgres
 
 __all__ = [
     "DataDirectoryForeign",
+    "DataDirectoryGone",
     "DataDirectoryInUse",
     "DataDirectoryLocked",
     "DataDirectoryUnusable",
@@ -36,8 +41,11 @@ __all__ = [
     "EmbeddedServer",
     "NoServerAccount",
     "ServerNotStarted",
+    "ServerSilent",
     "SocketPathTooLong",
     "WrongServerVersion",
+    "choose_home",
     "embedded_postgres",
     "is_installed",
+    "os_errors_named",
 ]

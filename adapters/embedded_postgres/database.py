@@ -7,9 +7,12 @@ conversation has a thread and a loop of its own for the milliseconds that it tak
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import asyncpg
 
@@ -17,17 +20,45 @@ from adapters.embedded_postgres.cluster import url_of
 
 DATABASE = "leasehold"
 
+SILENCE_S = 7.0
+"""A server that lives answers within milliseconds, if only that it is not ready yet."""
 _TIMEOUT_S = 10.0
+_HEED_S = 0.05
 
 
-def prepare_database(socket_dir: Path, *, with_statistics: bool) -> str | None:
-    """Create what is missing in an answering server and return the DSN; None while it is not answering. Idempotent.
+class NoAnswer(Exception):
+    """Somebody holds the socket open and says nothing on it."""
+
+
+def prepare_database(socket_dir: Path, *, with_statistics: bool, heed: Callable[[], None]) -> str | None:
+    """Create what is missing in a server and return the DSN; None while it cannot be talked to. Idempotent.
 
     Raises:
         asyncpg.PostgresError: the server answered and refused.
+        NoAnswer: it is there, and has not answered for `SILENCE_S`.
+        What `heed` raises, which is called while the server is waited for.
     """
+    unwanted = Event()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-postgres") as thread:
-        return thread.submit(asyncio.run, _prepare(socket_dir, with_statistics=with_statistics)).result()
+        conversation = thread.submit(
+            lambda: asyncio.run(_unless(unwanted, _prepare(socket_dir, with_statistics=with_statistics)))
+        )
+        try:
+            while not wait([conversation], timeout=_HEED_S).done:
+                heed()
+        except BaseException:
+            unwanted.set()
+            raise
+        return conversation.result()
+
+
+async def _unless(unwanted: Event, work: Coroutine[Any, Any, str | None]) -> str | None:
+    """Do the work, but give it up soon after it is no longer wanted."""
+    task = asyncio.ensure_future(work)
+    while not (await asyncio.wait([task], timeout=_HEED_S))[0]:
+        if unwanted.is_set():
+            task.cancel()
+    return task.result()
 
 
 async def _prepare(socket_dir: Path, *, with_statistics: bool) -> str | None:
@@ -47,9 +78,15 @@ async def _prepare(socket_dir: Path, *, with_statistics: bool) -> str | None:
 
 
 async def _execute(url: str, statement: str | None) -> None:
-    connection = await asyncpg.connect(url, timeout=_TIMEOUT_S)
+    try:
+        connection = await asyncpg.connect(url, timeout=SILENCE_S)
+    except TimeoutError as error:
+        raise NoAnswer from error
     try:
         if statement is not None:
             await connection.execute(statement, timeout=_TIMEOUT_S)
-    finally:
         await connection.close(timeout=_TIMEOUT_S)
+    except BaseException:
+        # Taking leave takes two, and the other one may be what went wrong.
+        connection.terminate()
+        raise

@@ -153,6 +153,30 @@ class ServerNotStarted(EmbeddedPostgresError):
         )
 
 
+class ServerSilent(EmbeddedPostgresError):
+    """The server lives, as process `pid`, and does not answer: it was stopped (SIGSTOP), or its disk is stuck."""
+
+    def __init__(self, data_dir: Path, *, pid: int, waited_s: float, log_path: Path) -> None:
+        self.pid = pid
+        self.waited_s = waited_s
+        super().__init__(
+            f"The embedded Postgres in {data_dir} does not answer: process {pid} has said nothing for {waited_s:g} s.",
+            data_dir=data_dir,
+            hint=f"If it was paused, let it go on (kill -CONT {pid}); else see its log, {log_path}.",
+        )
+
+
+class DataDirectoryGone(EmbeddedPostgresError):
+    """The directory was deleted, moved or replaced while its server was in use."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(
+            f"The data directory {data_dir} is gone: it was deleted, moved or replaced while in use.",
+            data_dir=data_dir,
+            hint="Put it back, if you have it, or start anew: the next start makes an empty one.",
+        )
+
+
 def start_failure(data_dir: Path, *, reason: str, log_path: Path, said: str) -> EmbeddedPostgresError:
     """Name the failure of a Postgres program by what it printed: a full disk is the one that has a name."""
     lines = [line for line in said.splitlines() if line.strip()]

@@ -37,6 +37,8 @@ RESTART_PAUSE_MIN_S = 0.05
 RESTART_PAUSE_MAX_S = 5.0
 # A server that has run this long did not fail to start.
 SETTLED_S = 60.0
+# How often it looks whether its directory is still there.
+LOOK_S = 0.5
 
 
 class Keeper:
@@ -55,12 +57,15 @@ class Keeper:
 
     def run(self) -> None:
         """Return when nobody uses the server and it has ended."""
-        threading.Thread(target=self._stop_when_unused, daemon=True).start()
+        for watch in (self._stop_when_unused, self._stop_when_homeless):
+            threading.Thread(target=watch, daemon=True).start()
         pause_s = RESTART_PAUSE_MIN_S
         while not self._unused.is_set() and self._data_are_ours():
             began_s = time.monotonic()
             status = self._run_server()
             self._tell(status)
+            if not self._unused.is_set():
+                say(f"the server ended {how(status)} while in use; it is started again")
             pause_s = RESTART_PAUSE_MIN_S if time.monotonic() - began_s > SETTLED_S else pause_s * 2
             self._unused.wait(min(pause_s, RESTART_PAUSE_MAX_S))
         self._ended.set()
@@ -81,9 +86,21 @@ class Keeper:
 
     def _stop_when_unused(self) -> None:
         fcntl.flock(self.users, fcntl.LOCK_EX)
+        self._stop()
+
+    def _stop_when_homeless(self) -> None:
+        # Who still uses it would go on writing what nobody can find, beside whoever starts anew at the same path.
+        while not self._ended.wait(LOOK_S):
+            if self._data_are_gone():
+                say("the data directory is gone: it was deleted, moved or replaced; the server is stopped")
+                self._stop()
+                return
+
+    def _stop(self) -> None:
         self._unused.set()
-        # Without its data the server has nothing to write, and trying to takes it several seconds.
-        for number, patience_s in STOP if self._data_are_ours() else STOP[1:]:
+        # Without its data the server has nothing to write, and trying to takes it several seconds. Any end but a sudden
+        # one would also remove the socket at its path, which may be that of a server that was started there since.
+        for number, patience_s in STOP if self._data_are_ours() else STOP[-1:]:
             self._signal(number)
             if self._ended.wait(patience_s):
                 return
@@ -93,15 +110,35 @@ class Keeper:
             return os.path.samestat(os.fstat(self.server), self.data.with_name("server").lstat())
         return False
 
+    def _data_are_gone(self) -> bool:
+        # A doubt, say because a directory above cannot be read, is no reason to stop.
+        try:
+            return not os.path.samestat(os.fstat(self.server), self.data.with_name("server").lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+
     def _signal(self, number: signal.Signals) -> None:
         if (pid := self.pid) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def _tell(self, exit_code: int) -> None:
-        how = f"with status {exit_code}" if exit_code >= 0 else f"by signal {-exit_code}"
         with suppress(OSError):  # who started the server listens only until it is ready
-            os.write(self.news, f"it ended {how}\n".encode())
+            os.write(self.news, f"it ended {how(exit_code)}\n".encode())
+
+
+def how(exit_code: int) -> str:
+    """Say how a process ended."""
+    return f"with status {exit_code}" if exit_code >= 0 else f"by signal {-exit_code}"
+
+
+def say(what: str) -> None:
+    """Add a line to the server's log, which is our standard error."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    with suppress(OSError):
+        os.write(2, f"{now} [{os.getpid()}] KEEPER:  {what}\n".encode())
 
 
 def become(uid: int, gid: int) -> None:

@@ -88,6 +88,16 @@ def are_in_place(home: Home, locks: Locks) -> bool:
     return False
 
 
+def is_gone(home: Home, locks: Locks) -> bool:
+    """Whether the directory was deleted, moved away, or replaced; a doubt (say, no permission to look) is a no."""
+    try:
+        return not os.path.samestat(os.fstat(locks.server), (home.path / SERVER).lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
 def retake_mutex(home: Home, locks: Locks, deadline: Deadline) -> None:
     """Take the mutex and write down who has it.
 

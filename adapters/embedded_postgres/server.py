@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,15 @@ from adapters.embedded_postgres.cluster import (
     refuse_foreign_server,
     server_command,
 )
-from adapters.embedded_postgres.database import prepare_database
-from adapters.embedded_postgres.deadline import POLL_S, Deadline
+from adapters.embedded_postgres.database import SILENCE_S, NoAnswer, prepare_database
+from adapters.embedded_postgres.deadline import Deadline, heed_nobody
 from adapters.embedded_postgres.directory import LOG, SERVER, USERS, Home, choose_home
 from adapters.embedded_postgres.errors import (
+    DataDirectoryGone,
     DataDirectoryLocked,
     EmbeddedPostgresError,
     ServerNotStarted,
+    ServerSilent,
     os_errors_named,
     start_failure,
 )
@@ -49,6 +51,7 @@ from adapters.embedded_postgres.locks import (
     Locks,
     are_in_place,
     is_free,
+    is_gone,
     lock_directory,
     release,
     retake_mutex,
@@ -65,7 +68,7 @@ _STOP_S = 35.0
 # If the users' lock can be had for this long while the server lives, there is no keeper waiting for it.
 _NO_KEEPER_S = 1.0
 # A failed start must not be reported much later than it failed.
-_FAILED_START_S = 5.0
+_FAILED_START_S = 3.0
 
 _LOG_BYTES_MAX = 8 * 1024 * 1024
 
@@ -77,14 +80,31 @@ class EmbeddedServer:
     url: str
     data_dir: Path
     notice: str | None
+    home: Home
+    locks: Locks
+
+    def find_process(self) -> int | None:
+        """Return the process id of the server, another one after a restart; None while there is none.
+
+        Raises:
+            DataDirectoryGone: the directory was deleted, moved or replaced. The server stops then, and what others
+                start at its path is another one.
+        """
+        if is_gone(self.home, self.locks):
+            raise DataDirectoryGone(self.data_dir)
+        found = read_pid_file(self.home)
+        return found.pid if found is not None and found.ready else None
 
 
 @contextmanager
-def embedded_postgres(data_dir: Path, *, start_timeout_s: float = 60.0) -> Generator[EmbeddedServer]:
+def embedded_postgres(
+    data_dir: Path, *, start_timeout_s: float = 60.0, heed: Callable[[], None] = heed_nobody
+) -> Generator[EmbeddedServer]:
     """Use the Postgres of a directory; the first user starts it, the last one to leave stops it.
 
     Blocking: call it in a worker thread; leaving may happen in another thread than entering. Any number of processes,
     and any number of times in one process, may be in at once. Leaving never raises. A user that is killed has left.
+    `heed` is called often while entering waits; what it raises ends the attempt, and comes out.
 
     Raises:
         EmbeddedNotInstalled: the extra is not installed.
@@ -92,19 +112,21 @@ def embedded_postgres(data_dir: Path, *, start_timeout_s: float = 60.0) -> Gener
             the wait for other processes and for the server together.
     """
     installation = find_installation()
-    deadline = Deadline.after(start_timeout_s)
+    deadline = Deadline.after(start_timeout_s, heed)
     with os_errors_named(data_dir):
         home = choose_home(data_dir)
         locks = lock_directory(home, deadline)
         try:
             url = _become_user(home, locks, installation, deadline)
-        except BaseException:
-            _stop_being_user(home, locks, Deadline.after(_FAILED_START_S))
+        except BaseException as error:
+            # Who is interrupted does not want to see the end of the server; the keeper does.
+            patience_s = _FAILED_START_S if isinstance(error, Exception) else 0.0
+            _stop_being_user(home, locks, Deadline.after(patience_s))
             locks.close()
             raise
         release(locks.mutex)
     try:
-        yield EmbeddedServer(url=url, data_dir=home.path, notice=home.notice)
+        yield EmbeddedServer(url=url, data_dir=home.path, notice=home.notice, home=home, locks=locks)
     finally:
         _leave(home, locks)
 
@@ -128,7 +150,7 @@ def _become_user(home: Home, locks: Locks, installation: Installation, deadline:
         while True:
             if start is None:
                 start = _start_if_dead(home, locks, installation, deadline)
-            if (url := _url_if_answering(home, installation)) is not None:
+            if (url := _url_if_answering(home, installation, deadline)) is not None:
                 return url
             if start is not None and (news := start.news()) is not None:
                 raise _not_started(home, reason=news, log_from=start.log_from)
@@ -138,7 +160,7 @@ def _become_user(home: Home, locks: Locks, installation: Installation, deadline:
                     reason=f"it was not ready within {deadline.span_s:g} s",
                     log_from=0 if start is None else start.log_from,
                 )
-            time.sleep(POLL_S)
+            deadline.pause()
     finally:
         if start is not None:
             os.close(start.news_from)
@@ -251,12 +273,15 @@ def _library_path() -> dict[str, str]:
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
 
 
-def _url_if_answering(home: Home, installation: Installation) -> str | None:
+def _url_if_answering(home: Home, installation: Installation, deadline: Deadline) -> str | None:
     found = read_pid_file(home)
     if found is None or not found.ready or found.socket_dir is None or not is_private(found.socket_dir, home):
         return None
     try:
-        return prepare_database(found.socket_dir, with_statistics=installation.has_extension("pg_stat_statements"))
+        with_statistics = installation.has_extension("pg_stat_statements")
+        return prepare_database(found.socket_dir, with_statistics=with_statistics, heed=deadline.heed)
+    except NoAnswer as error:
+        raise ServerSilent(home.path, pid=found.pid, waited_s=SILENCE_S, log_path=home.log) from error
     except asyncpg.PostgresError as error:
         raise start_failure(
             home.path, reason="it cannot be used", log_path=home.log, said=f"{type(error).__name__}: {error}"

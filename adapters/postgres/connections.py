@@ -83,7 +83,7 @@ def place_of(url: str) -> str:
 async def connect(target: Target) -> Connection[Record]:
     """A new connection with our settings.
 
-    Raises: NoDatabase, when the URL is none or the database does not exist; Unavailable, when it cannot be reached or
+    Raises: NoDatabase, when the URL is none; Unavailable, when the server cannot be reached, has no such database, or
     refuses us now.
     """
     deadlines = target.deadlines
@@ -98,8 +98,10 @@ async def connect(target: Target) -> Connection[Record]:
                 server_settings=None if target.pooled else _settings(target),
             )
     except asyncpg.InvalidCatalogNameError as error:
-        raise NoDatabase(
+        # Somebody may create it, as somebody may start the server or add the role.
+        raise Unavailable(
             f"There is no {place_of(target.url)}.",
+            field="database",
             hint="Create it (createdb NAME), or name another one in the database URL.",
         ) from error
     except asyncpg.ProtocolViolationError as error:
@@ -111,8 +113,10 @@ async def connect(target: Target) -> Connection[Record]:
             hint="Check user and password of the database URL.",
         ) from error
     except (ValueError, asyncpg.ClientConfigurationError) as error:
+        # What Python says of a text that it cannot read may quote a password; the driver names its own parameters.
+        reason = describe(error) if isinstance(error, asyncpg.ClientConfigurationError) else type(error).__name__
         raise NoDatabase(
-            f"The database URL cannot be used ({place_of(target.url)}): {type(error).__name__}.",
+            f"The database URL cannot be used ({place_of(target.url)}): {reason.rstrip('.')}.",
             hint="Write it as postgresql://user@host:5432/database.",
         ) from error
     except DRIVER_ERRORS as error:
@@ -137,8 +141,10 @@ def _settings(target: Target) -> dict[str, str]:
         "plan_cache_mode": "force_generic_plan",
         # A generic plan lives until somebody analyzes the tables. One that was made while they were empty would read
         # them from end to end, or compare every row with every other, for minutes after they have filled. All our
-        # statements are written for nested loops over an index.
+        # statements are written for nested loops over an index, and read it in its order: a bitmap of it forgets the
+        # order, so that a page of fifty runs is chosen by sorting all.
         "enable_seqscan": "off",
+        "enable_bitmapscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
         "jit": "off",

@@ -3,7 +3,8 @@
 The connection that renews a session holds an advisory lock, which the server takes back when the connection is gone.
 A session whose lock is absent in two looks a second apart, and that has not renewed in between, has lost its process.
 That is weaker evidence than a lease that has ended, so there is no verdict where it may have another cause: when the
-server has just started, when our own connection was lost just now, or when several sessions seem to have died at once.
+server has just started and the session is older than that, when our own connection was lost just now, or when several
+sessions seem to have died at once.
 
 Remembers what the looks have found; looking is part of `heartbeat.sql`, and the verdict is `condemn_absent.sql`'s.
 """

@@ -93,6 +93,11 @@ def describe(error: BaseException) -> str:
 
 def unavailable(error: BaseException, doing: str) -> Unavailable:
     """The error to raise for a database that cannot be used now."""
+    if isinstance(error, asyncpg.DiskFullError):
+        return Unavailable(
+            f"The disk of the database is full: it could not {doing} ({describe(error)}).",
+            hint="Free some space; whatever waits goes on by itself then.",
+        )
     return Unavailable(f"The database could not {doing}: {describe(error)}.", hint="It is safe to try again.")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import cast
+from typing import TypeVar, cast
 
 import anyio
 
@@ -19,20 +21,25 @@ from runtime.commandline.failures import single
 from runtime.commandline.invocation import Options
 from runtime.commandline.layout import Span
 from runtime.commandline.screen import Screen
+from runtime.commandline.signals import StopRequest, stop_request
 from runtime.config import Settings, load_settings
 from runtime.run_handle import RunHandle
 
 __all__ = ["AmbiguousRun", "Context", "find_run", "note_notice", "open_client", "run_async", "settings_of"]
 
+T = TypeVar("T")
+
 SHORT_ID_LENGTH = 8
+_MAIN_THREAD = threading.main_thread()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a command has: effective settings and the screen."""
+    """What a command has: effective settings and the screen. `schema` is another than the usual one of the database."""
 
     settings: Settings
     screen: Screen
+    schema: str | None = None
 
 
 class AmbiguousRun(InvalidCommand):
@@ -64,7 +71,7 @@ def note_notice(screen: Screen) -> Callable[[str], None]:
 @asynccontextmanager
 async def open_client(context: Context, app: App | None = None) -> AsyncGenerator[Client]:
     """A client of the configured database; without an app it can look and act, but not start runs."""
-    storage = open_storage(context.settings, tell=note_notice(context.screen))
+    storage = open_storage(context.settings, tell=note_notice(context.screen), schema=context.schema)
     async with Client(app or App(workflows=[]), settings=context.settings, storage=storage) as client:
         yield client
 
@@ -91,10 +98,36 @@ async def find_run(client: Client, text: str) -> RunHandle[object]:
 def run_async(work: Callable[[], Awaitable[int]], settings: Settings, *, long_lived: bool = False) -> int:
     """Run a command in the configured event loop; what lives long gets uvloop when it is installed.
 
-    Raises: what the command raises, never in an exception group of one.
+    The first Ctrl-C cancels the command, a second one ends the process.
+    Raises: KeyboardInterrupt; what the command raises, never in an exception group of one.
     """
+    # Who handles the signals already has put another handler there; in another thread nobody can.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN_THREAD:
+        with stop_request(signals=[signal.SIGINT]) as stop:
+            code = _run(lambda: _until_asked(work, stop), settings, long_lived=long_lived)
+            if code is None:
+                raise KeyboardInterrupt
+            return code
+    return _run(work, settings, long_lived=long_lived)
 
-    async def main() -> int:
+
+async def _until_asked(work: Callable[[], Awaitable[int]], stop: StopRequest) -> int | None:
+    """Do the work; None when it was cancelled because somebody asked to stop."""
+
+    async def heed() -> None:
+        await stop.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(heed)
+        code = await work()
+        tasks.cancel_scope.cancel()
+        return code
+    return None
+
+
+def _run(work: Callable[[], Awaitable[T]], settings: Settings, *, long_lived: bool) -> T:
+    async def main() -> T:
         return await work()
 
     options: dict[str, object] = {}

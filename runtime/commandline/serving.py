@@ -14,10 +14,13 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from kernel import Workflow
+from kernel.errors import Unavailable
 from runtime.app import App
-from runtime.bootstrap import open_storage
+from runtime.bootstrap import Storage, open_storage
 from runtime.commandline.application import load_app
-from runtime.commandline.failures import DONE, FAILED
+from runtime.commandline.database_watch import until_gone
+from runtime.commandline.failures import DONE, FAILED, GONE, report
+from runtime.commandline.garbage import calm_garbage_collection
 from runtime.commandline.invocation import Up
 from runtime.commandline.layout import Span, fields
 from runtime.commandline.opening import Context, note_notice, run_async
@@ -25,7 +28,7 @@ from runtime.commandline.signals import StopRequest, stop_request
 from runtime.supervisor import Supervisor
 from telemetry.logs import EventLogger, configure_logging, get_logger
 
-__all__ = ["example_input", "serve"]
+__all__ = ["example_input", "say_left", "serve"]
 
 logger: EventLogger = get_logger("leasehold.up")
 
@@ -37,19 +40,22 @@ UNRULY_S = 10.0
 def serve(command: Up, context: Context) -> int:
     """Execute runs until told to stop; 0 after a drain."""
     settings = context.settings
-    configure_logging("json" if context.screen.as_json else settings.log_format, settings.log_level)
+    fields = {} if command.supervised is None else {"worker": command.supervised}
+    configure_logging("json" if context.screen.as_json else settings.log_format, settings.log_level, fields=fields)
     app = load_app(settings)
     if command.workers is not None:
         from runtime.commandline.workers import serve_with_workers
 
         return serve_with_workers(command, context, command.workers)
-    with stop_request() as stop:
+    calm_garbage_collection()
+    with stop_request(at_once=lambda: say_left(context)) as stop:
         return run_async(lambda: _serve(command, context, app, stop), settings, long_lived=True)
 
 
 async def _serve(command: Up, context: Context, app: App, stop: StopRequest) -> int:
     stopping = anyio.Event()
     opened: Supervisor | None = None
+    gone: Unavailable | None = None
 
     async def heed() -> None:
         await stop.wait()
@@ -58,24 +64,36 @@ async def _serve(command: Up, context: Context, app: App, stop: StopRequest) -> 
             # There is nothing to drain yet, and opening may take as long as a database that does not answer.
             life.cancel()
 
+    async def leave_when_gone(storage: Storage) -> None:
+        nonlocal gone
+        gone = await until_gone(storage)
+        # Now, because leaving takes a while: what it would tell the database goes nowhere.
+        logger.error("database.gone", error=gone.message)
+        life.cancel()
+        await anyio.sleep(UNRULY_S)
+        _end_now(_gone_code(command, context, gone))
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(heed)
-        if command.supervised:
+        if command.supervised is not None:
             tasks.start_soon(_stop_with_parent, stop)
         with anyio.CancelScope() as life:
             async with _supervisor(command, context, app) as supervisor:
                 opened = supervisor
                 _say_up(command, context, app, supervisor)
+                tasks.start_soon(leave_when_gone, supervisor.storage)
                 await stopping.wait()
-                tasks.start_soon(_say_draining, context, supervisor, stop)
+                tasks.start_soon(_say_draining, command, context, supervisor, stop)
         tasks.cancel_scope.cancel()
+    if gone is not None:
+        return _gone_code(command, context, gone)
     threads = 0 if opened is None else opened.stats().abandoned_threads
     if threads:
         what = _counted(threads, "thread", "threads")
         text = f"Stopped. Every run was handed back; {what} that nobody can interrupt ended with this process."
-        _say(context, "supervisor.stopped", text, abandoned_threads=threads)
+        _say(command, context, "supervisor.stopped", text, abandoned_threads=threads)
         _end_now(DONE)
-    _say(context, "supervisor.stopped", "Stopped. Every run was handed back.")
+    _say(command, context, "supervisor.stopped", "Stopped. Every run was handed back.")
     return DONE
 
 
@@ -88,7 +106,10 @@ def _end_now(code: int) -> None:
 
 
 def _supervisor(command: Up, context: Context, app: App) -> Supervisor:
-    storage = open_storage(context.settings, tell=None if _speaks_json(context) else note_notice(context.screen))
+    tell = None if _speaks_json(context) else note_notice(context.screen)
+    if command.supervised is not None:
+        tell = _say_nothing  # the parent has, once for all of them
+    storage = open_storage(context.settings, tell=tell)
     return Supervisor(app, settings=context.settings, storage=storage, accept_changes=command.accept_changes)
 
 
@@ -109,18 +130,35 @@ def _speaks_json(context: Context) -> bool:
     return context.screen.as_json or context.settings.log_format == "json"
 
 
-def _say(context: Context, event: str, text: str, **facts: object) -> None:
+def _say(command: Up, context: Context, event: str, text: str, **facts: object) -> None:
     """One fact: a line for people, or an event for machines."""
     if _speaks_json(context):
         logger.info(event, **facts)
     else:
-        context.screen.note(text)
+        context.screen.note(text if command.supervised is None else f"worker {command.supervised}: {text}")
+
+
+def _say_nothing(_notice: str) -> None:
+    pass
+
+
+def say_left(context: Context) -> None:
+    """The last line of who stops at once; said in a signal handler, which must not find the stream in use."""
+    lease_s = context.settings.lease.total_seconds()
+    text = f"Stopped at once. What was under way is taken over within {lease_s:g} s, or by the next `leasehold up`.\n"
+    if not _speaks_json(context):
+        with suppress(OSError):
+            os.write(2, text.encode())
+
+
+def _gone_code(command: Up, context: Context, error: Unavailable) -> int:
+    return report(error, context.screen) if command.supervised is None else GONE
 
 
 def _say_up(command: Up, context: Context, app: App, supervisor: Supervisor) -> None:
     session_id = supervisor.stats().session_id
     workflows = [f"{workflow.id} {workflow.version}" for workflow in app.workflows]
-    if _speaks_json(context) or command.supervised:
+    if _speaks_json(context) or command.supervised is not None:
         logger.info(
             "supervisor.started", session_id=session_id, database=supervisor.storage.database, workflows=workflows
         )
@@ -139,7 +177,7 @@ def _say_up(command: Up, context: Context, app: App, supervisor: Supervisor) -> 
         screen.note(each)
 
 
-async def _say_draining(context: Context, supervisor: Supervisor, stop: StopRequest) -> None:
+async def _say_draining(command: Up, context: Context, supervisor: Supervisor, stop: StopRequest) -> None:
     """What is waited for, at once and again while it lasts."""
     grace_s = context.settings.drain_grace.total_seconds()
     stats = supervisor.stats()
@@ -149,9 +187,8 @@ async def _say_draining(context: Context, supervisor: Supervisor, stop: StopRequ
         text += f"waiting up to {grace_s:g} s for {what} to end. A second signal stops at once."
     else:
         text += "nothing is executing."
-    _say(
-        context, "supervisor.draining", text, signal=stop.name, bodies=stats.bodies, runs=stats.actors, grace_s=grace_s
-    )
+    facts = {"bodies": stats.bodies, "runs": stats.actors}
+    _say(command, context, "supervisor.draining", text, signal=stop.name, **facts, grace_s=grace_s)
     patience_s = grace_s + UNRULY_S
     while True:
         await anyio.sleep(min(REMINDER_S, max(patience_s, 0.1)))
@@ -160,10 +197,12 @@ async def _say_draining(context: Context, supervisor: Supervisor, stop: StopRequ
         if patience_s <= 0:
             what = _counted(stats.bodies, "stage body ignores", "stage bodies ignore")
             text = f"{what} being cancelled: leaving without. Other processes repeat those attempts."
-            _say(context, "supervisor.left_bodies", text, bodies=stats.bodies, runs=stats.actors)
+            _say(command, context, "supervisor.left_bodies", text, bodies=stats.bodies, runs=stats.actors)
             _end_now(FAILED)
-        what = _counted(stats.bodies, "stage body", "stage bodies")
-        _say(context, "supervisor.draining", f"Still waiting for {what}.", bodies=stats.bodies, runs=stats.actors)
+        text = "Still giving runs back: the database does not answer."
+        if stats.bodies:
+            text = f"Still waiting for {_counted(stats.bodies, 'stage body', 'stage bodies')}."
+        _say(command, context, "supervisor.draining", text, bodies=stats.bodies, runs=stats.actors)
 
 
 def _counted(number: int, one: str, many: str) -> str:

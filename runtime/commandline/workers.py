@@ -18,9 +18,11 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
-from runtime.commandline.failures import DONE, UNAVAILABLE, USAGE
+from runtime.bootstrap import embedded_notice
+from runtime.commandline.failures import DONE, GONE, UNAVAILABLE, USAGE
 from runtime.commandline.invocation import Up
-from runtime.commandline.opening import Context, run_async
+from runtime.commandline.opening import Context, note_notice, run_async
+from runtime.commandline.serving import say_left
 from runtime.commandline.signals import StopRequest, stop_request
 from runtime.config import SETTINGS, Settings
 from telemetry.logs import EventLogger, get_logger
@@ -73,9 +75,9 @@ class _Workers:
             code = await self._run_once(number)
             if self.stopping.is_set():
                 return
-            if code == USAGE or (code == UNAVAILABLE and first):
-                # It has said why; another try would say the same.
-                self.stop(code)
+            if code in (USAGE, GONE) or (code == UNAVAILABLE and first):
+                # It has said why; another try would say the same, or begin with an empty database as if nothing was.
+                self.stop(UNAVAILABLE if code == GONE else code)
                 return
             first = False
             if anyio.current_time() - began > SETTLED_S:
@@ -86,7 +88,7 @@ class _Workers:
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
 
     async def _run_once(self, number: int) -> int:
-        words = ["up", "--supervised", *(["--accept-changes"] if self.command.accept_changes else [])]
+        words = ["up", "--supervised", str(number), *(["--accept-changes"] if self.command.accept_changes else [])]
         words += ["--json"] if self.context.screen.as_json else []
         process = await anyio.open_process(
             [sys.executable, "-P", "-c", _PROGRAM, str(_HOME), *words],
@@ -113,10 +115,14 @@ def serve_with_workers(command: Up, context: Context, count: int) -> int:
     def kill_all() -> None:
         if workers:
             workers[0].kill()
+        say_left(context)
 
     workers: list[_Workers] = []
 
     async def main() -> int:
+        notice = await embedded_notice(context.settings)
+        if notice is not None:
+            _tell(notice, context)
         workers.append(_Workers(context, command))
         return await _serve(workers[0], count, stop)
 
@@ -141,6 +147,14 @@ async def _serve(workers: _Workers, count: int, stop: StopRequest) -> int:
                 tasks.start_soon(workers.keep, number)
         watching.cancel_scope.cancel()
     return workers.code
+
+
+def _tell(notice: str, context: Context) -> None:
+    """What each of the workers would say of the database."""
+    if context.screen.as_json or context.settings.log_format == "json":
+        logger.warning("database.embedded", notice=notice)
+    else:
+        note_notice(context.screen)(notice)
 
 
 def _environment(settings: Settings, number: int) -> dict[str, str]:

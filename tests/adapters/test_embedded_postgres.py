@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -28,14 +29,17 @@ import pytest
 
 from adapters.embedded_postgres import (
     DataDirectoryForeign,
+    DataDirectoryGone,
     DataDirectoryInUse,
     DataDirectoryLocked,
     DataDirectoryUnusable,
     DiskFull,
     EmbeddedNotInstalled,
     ServerNotStarted,
+    ServerSilent,
     SocketPathTooLong,
     WrongServerVersion,
+    database,
     embedded_postgres,
     is_installed,
 )
@@ -391,6 +395,7 @@ def test_interrupting_the_terminal_does_not_reach_the_server_before_its_users_ha
 def test_a_server_that_dies_under_its_users_comes_back(place: Path) -> None:
     with embedded_postgres(place) as server:
         started = ask(server.url, "SELECT pg_postmaster_start_time()")
+        before = server.find_process()
 
         postmaster_of(place).kill()
 
@@ -401,6 +406,41 @@ def test_a_server_that_dies_under_its_users_comes_back(place: Path) -> None:
                 return False
 
         assert eventually(is_back)
+        assert eventually(lambda: server.find_process() not in {None, before})
+        assert "the server ended by signal 9 while in use" in (place / "postgres.log").read_text()
+
+
+def test_who_meets_a_server_that_does_not_answer_learns_which_process_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SILENCE_S", 0.3)
+    with embedded_postgres(place), paused(postmaster_of(place)) as postmaster:
+        with pytest.raises(ServerSilent, match=rf"process {postmaster.pid} has said nothing") as caught:
+            embedded_postgres(place).__enter__()
+
+        assert caught.value.hint is not None
+        assert f"kill -CONT {postmaster.pid}" in caught.value.hint
+
+
+def test_waiting_for_a_server_that_does_not_answer_ends_when_nobody_wants_it_any_more(place: Path) -> None:
+    def heed() -> None:
+        raise KeyboardInterrupt
+
+    with embedded_postgres(place), paused(postmaster_of(place)):
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            embedded_postgres(place, heed=heed).__enter__()
+
+        assert time.monotonic() - began < database.SILENCE_S / 2
+
+
+@contextmanager
+def paused(process: psutil.Process) -> Generator[psutil.Process]:
+    process.suspend()
+    try:
+        yield process
+    finally:
+        process.resume()
 
 
 def test_without_its_keeper_the_server_still_stops_with_the_last_user(place: Path) -> None:
@@ -448,6 +488,15 @@ def test_deleting_the_directory_under_a_user_does_not_keep_it_from_leaving(copie
     assert not postmaster.is_running()
 
 
+def test_the_server_does_not_outlive_its_directory(copied: Path) -> None:
+    with embedded_postgres(copied):
+        postmaster = postmaster_of(copied)
+
+        shutil.rmtree(copied)
+
+        assert eventually(lambda: not postmaster.is_running())
+
+
 def test_a_directory_that_was_replaced_under_its_users_gets_a_server_of_its_own(copied: Path, place: Path) -> None:
     with embedded_postgres(copied) as old:
         ask(old.url, "CREATE TABLE old()")
@@ -456,10 +505,11 @@ def test_a_directory_that_was_replaced_under_its_users_gets_a_server_of_its_own(
 
         with moved(place, copied), embedded_postgres(copied) as new:
             assert ask(new.url, "SELECT to_regclass('old')") is None
-            assert old_postmaster.is_running()
+            with pytest.raises(DataDirectoryGone, match="deleted, moved or replaced"):
+                old.find_process()
 
-            # The old keeper must not take the new data for its own and start a second server on them.
-            old_postmaster.kill()
+            # The old keeper stops its server, and must not take the new data for its own.
+            assert eventually(lambda: not old_postmaster.is_running())
             assert eventually(lambda: len(processes_of(copied, "keeper.py")) == 1)
             assert (copied / "postgres" / "postmaster.pid").exists()
             assert ask(new.url, "SELECT 1") == 1

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from adapters.postgres import migrate
 from tests.conftest import execute, with_database
@@ -23,6 +25,16 @@ BEGIN
     END LOOP;
 END $$
 """
+
+
+@pytest.fixture
+def log() -> Iterator[LogCapture]:
+    """What is said, by anybody in this process."""
+    capture = LogCapture()
+    before = structlog.get_config()
+    structlog.configure(processors=[capture])
+    yield capture
+    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from adapters.blobs import FilesystemBlobStore
 from kernel import InvalidCommand, NoDatabase, SchemaOutdated, Unavailable
-from runtime.bootstrap import choose_database, migrate_database, open_storage, schema_sql
+from runtime.bootstrap import _in_thread, choose_database, migrate_database, open_storage, schema_sql
 from runtime.config import Settings
 from runtime.database_urls import masked_url
 
@@ -45,6 +51,58 @@ async def test_memory_is_a_store_of_its_own_each_time() -> None:
         assert one.persistence is not other.persistence
         assert one.notice is None
         assert one.clock.now().utcoffset() == timedelta(0)
+
+
+class Slow:
+    """A blocking context manager that is entered when it is told to, unless nobody wants it any more."""
+
+    def __init__(self) -> None:
+        self.waits, self.inside, self.may_enter = threading.Event(), False, threading.Event()
+
+    @contextmanager
+    def __call__(self, heed: Callable[[], None]) -> Generator[str]:
+        self.waits.set()
+        while not self.may_enter.wait(0.01):
+            heed()
+        self.inside = True
+        try:
+            yield "entered"
+        finally:
+            self.inside = False
+
+
+async def test_who_is_cancelled_while_a_server_starts_does_not_wait_for_it() -> None:
+    slow = Slow()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stay_in, slow)
+        await anyio.to_thread.run_sync(slow.waits.wait)
+        tasks.cancel_scope.cancel()
+
+    slow.may_enter.set()
+    assert not slow.inside
+
+
+@pytest.mark.parametrize("entered", [False, True])
+async def test_a_timeout_of_asyncio_leaves_nothing_entered(anyio_backend_name: str, *, entered: bool) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("trio has only one kind of cancellation")
+    slow = Slow()
+    if entered:
+        slow.may_enter.set()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await stay_in(slow)
+
+    slow.may_enter.set()
+    assert slow.waits.is_set()
+    assert not slow.inside
+
+
+async def stay_in(slow: Slow) -> None:
+    async with _in_thread(slow):
+        await anyio.sleep_forever()
 
 
 async def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import structlog
 from structlog.testing import LogCapture
 
 from kernel import NonRetryable, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
@@ -21,15 +20,6 @@ async def work(ctx: StageContext[str]) -> str:
 
 
 working = WorkflowBuilder("working", input=str, output=str).pipe(work).build()
-
-
-@pytest.fixture
-def log():
-    capture = LogCapture()
-    before = structlog.get_config()
-    structlog.configure(processors=[capture])
-    yield capture
-    structlog.configure(**before)
 
 
 async def test_the_end_of_a_run_is_said_with_its_id_and_without_its_payload(log: LogCapture):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import anyio
 import pytest
+from structlog.testing import LogCapture
 
 from adapters.memory import MemoryBlobStore
 from kernel import BlobNotFound, Unavailable
@@ -47,6 +49,27 @@ async def test_what_is_unavailable_is_repeated_until_it_works():
     assert store.calls == 0
     assert await patient.get("runs/a") == b"1"
     assert list(await patient.list("runs/")) == ["runs/a"]
+
+
+async def test_an_outage_is_one_line_however_many_wait_for_its_end(log: LogCapture):
+    patient = PatientBlobs(Away(20))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(patient.put, f"runs/{number}", b"1")
+
+    assert [entry["event"] for entry in log.entries] == ["blobs.unavailable", "blobs.recovered"]
+
+
+async def test_what_works_while_something_else_does_not_ends_no_outage(log: LogCapture):
+    store = Away(1)
+    patient = PatientBlobs(store)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(patient.put, "runs/a", b"1")
+        await anyio.wait_all_tasks_blocked()
+        assert not await patient.has("runs/a")
+        assert [entry["event"] for entry in log.entries] == ["blobs.unavailable"]
 
 
 async def test_what_does_not_exist_is_said_at_once():

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -26,10 +27,21 @@ def untouched() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def written(format: str, level: str = "info"):
+def written(format: str, level: str = "info", **fields: object):
     stream = io.StringIO()
-    configure_logging(format, level, stream=stream, colour=False)
+    configure_logging(format, level, stream=stream, colour=False, fields=fields)
     return stream
+
+
+def test_a_process_among_several_says_which_it_is_in_every_line_also_of_its_threads() -> None:
+    stream = written("json", worker=2)
+
+    logging.getLogger("other").warning("theirs")
+    thread = threading.Thread(target=lambda: get_logger("leasehold.runtime").info("lease.renewed"))
+    thread.start()
+    thread.join()
+
+    assert [json.loads(line)["worker"] for line in stream.getvalue().splitlines()] == [2, 2]
 
 
 def test_embedded_an_event_is_a_record_of_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:

@@ -108,18 +108,11 @@ async def living(home: Home) -> AsyncIterator[Callable[..., Awaitable[Living]]]:
         await home.store.close_session(process.session)
 
 
-@pytest.fixture
-async def old_server(admin: asyncpg.Connection) -> None:
-    """A server that has been up for longer than the leases of these tests."""
-    up = await admin.fetchval("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float")
-    await sleep(max(SHORT.total_seconds() - up, 0))
-
-
 SHORT = timedelta(seconds=4)
+LONG = timedelta(days=30)
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("old_server")
 async def test_the_runs_of_a_dead_process_are_free_long_before_its_lease_has_ended(home: Home, living) -> None:
     survivor, victim = await living(SHORT), await living(SHORT)
     run = await home.started(victim.session)
@@ -178,6 +171,32 @@ async def test_the_verdict_is_the_database_s(home: Home, living, admin: asyncpg.
     process.die()
     # It has renewed since.
     assert await admin.fetch(condemn, process.session, renewed - timedelta(seconds=1)) == []
+
+
+@pytest.mark.anyio
+async def test_only_who_was_there_before_the_server_started_gets_a_lease_to_come_back(
+    home: Home, living, admin: asyncpg.Connection, schema: str
+) -> None:
+    process = await living(LONG)
+    condemn = process.heartbeat._sql_condemn
+    process.die()
+
+    async def unlocked() -> bool:
+        held = f"SELECT {schema}.session_lock($1) IN (SELECT lock FROM {schema}.held_session_locks)"
+        return not await admin.fetchval(held, process.session)
+
+    await until(unlocked)
+    opened = await admin.fetchval(f"SELECT registered_at FROM {schema}.sessions WHERE id = $1", process.session)
+    reopen = (
+        f"UPDATE {schema}.sessions SET registered_at = coalesce($2, pg_postmaster_start_time() - interval '1 second')"
+        " WHERE id = $1 RETURNING renewed_at"
+    )
+
+    renewed = await admin.fetchval(reopen, process.session, None)
+    assert await admin.fetch(condemn, process.session, renewed) == []
+
+    renewed = await admin.fetchval(reopen, process.session, opened)
+    assert len(await admin.fetch(condemn, process.session, renewed)) == 1
 
 
 @pytest.mark.anyio

@@ -82,6 +82,13 @@ def test_nothing_above_sees_an_error_of_the_driver(state: str, error: type[Excep
         raise answered(state)
 
 
+def test_a_full_disk_is_called_a_full_disk() -> None:
+    with pytest.raises(Unavailable, match="The disk of the database is full") as refused, mapped("do it"):
+        raise answered("53100")
+
+    assert "Free some space" in str(refused.value.hint)
+
+
 def test_errors_of_the_engine_pass_as_they_are() -> None:
     with pytest.raises(RunNotFound), mapped("do it"):
         raise RunNotFound("a")

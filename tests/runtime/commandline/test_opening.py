@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import anyio
+import anyio.lowlevel
 import pytest
 
 from adapters.postgres.bridge import current_event_loop
@@ -25,6 +29,40 @@ async def raise_in_groups() -> int:
 def test_an_error_comes_out_of_its_task_groups_bare(event_loop: str) -> None:
     with pytest.raises(Unavailable, match="gone"):
         run_async(raise_in_groups, Settings(event_loop=event_loop))
+
+
+@pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
+def test_the_first_interrupt_cancels_the_command_which_may_still_clean_up(event_loop: str) -> None:
+    left: list[str] = []
+
+    async def wait() -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()
+                left.append("in order")
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        run_async(wait, Settings(event_loop=event_loop))
+
+    assert left == ["in order"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_command_can_run_in_a_thread_that_hears_of_no_signal() -> None:
+    codes: list[int] = []
+
+    async def done() -> int:
+        return 7
+
+    thread = threading.Thread(target=lambda: codes.append(run_async(done, Settings())))
+    thread.start()
+    thread.join()
+
+    assert codes == [7]
 
 
 @pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
