@@ -1,4 +1,4 @@
-"""A workflow of one stage, run to its end on a private Postgres: `python examples/hello.py`."""
+"""A workflow of one stage, on a private Postgres: `python examples/hello.py`, or `up --app examples.hello:app`."""
 
 import anyio
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ async def greet(ctx: StageContext[Person]) -> str:
 
 
 hello = WorkflowBuilder("hello", input=Person, output=str).pipe(greet).build()
+app = App(workflows=[hello])
 
 if __name__ == "__main__":
-    print(anyio.run(run_and_wait, App(workflows=[hello]), hello, Person(name="Ada")))
+    print(anyio.run(run_and_wait, app, hello, Person(name="Ada")))

@@ -12,12 +12,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from kernel.errors import InvalidCommand
 
-__all__ = ["EMBEDDED", "MEMORY", "DatabaseKind", "database_kind", "masked_url"]
+__all__ = ["EMBEDDED", "KNOWN_KINDS", "MEMORY", "DatabaseKind", "database_kind", "masked_url"]
 
 DatabaseKind: TypeAlias = Literal["postgres", "embedded", "memory"]
 
 EMBEDDED = "embedded"
 MEMORY = "memory://"
+KNOWN_KINDS = 'Use "postgresql://user@host:5432/database", or "embedded" for a private one in this directory.'
+"""The way out for whoever named another one."""
 
 _POSTGRES_SCHEMES = ("postgresql", "postgres")
 _SECRET_PARAMETERS = {"password", "sslpassword", "passfile"}
@@ -37,12 +39,12 @@ def database_kind(url: str) -> DatabaseKind:
             _ = urlsplit(url).port
         except ValueError as error:
             reason = f'The database URL "{masked_url(url)}" cannot be read: {error}.'
-            raise InvalidCommand(reason, field="database_url", hint=_known_kinds()) from None
+            raise InvalidCommand(reason, field="database_url", hint=KNOWN_KINDS) from None
         return "postgres"
     if separator and scheme.lower() == "memory":
         return "memory"
     what = f'the scheme "{scheme}"' if separator else f'"{masked_url(url)}"'
-    raise InvalidCommand(f"No database is known for {what}.", field="database_url", hint=_known_kinds())
+    raise InvalidCommand(f"No database is known for {what}.", field="database_url", hint=KNOWN_KINDS)
 
 
 def masked_url(url: str) -> str:
@@ -65,7 +67,3 @@ def masked_url(url: str) -> str:
     slashes = "//" if "://" in url else ""
     tail = f"{'?' if query else ''}{query}{'#' if parts.fragment else ''}{parts.fragment}"
     return f"{parts.scheme}:{slashes}{netloc}{parts.path}{tail}"
-
-
-def _known_kinds() -> str:
-    return 'Use "postgresql://user@host:5432/database", or "embedded" for a private one in this directory.'

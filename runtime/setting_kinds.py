@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
 from kernel.errors import InvalidCommand
-from runtime.database_urls import database_kind
+from runtime.database_urls import KNOWN_KINDS, database_kind
 
 __all__ = ["Choice", "Folder", "Kind", "Names", "Number", "Seconds", "Text", "Url"]
 
@@ -51,7 +51,7 @@ class Url:
             return None
         if not isinstance(value, str) or not value.strip():
             # Not shown: it might hold a password.
-            raise InvalidCommand(f"{where} must be a database URL.", field=field)
+            raise InvalidCommand(f"{where} must be a database URL.", field=field, hint=KNOWN_KINDS)
         try:
             database_kind(value.strip())
         except InvalidCommand as error:

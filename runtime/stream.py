@@ -7,7 +7,7 @@ is an object and no generator, because whoever stops in the middle of a loop sho
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -45,7 +45,8 @@ async def read_events(client: Client, run_id: str, *, after: int) -> Sequence[Ev
 class EventStream(AsyncIterator[Event]):
     """Events above `after` in order of `seq`, without gaps or repeats; ends with the event that ends the run.
 
-    Log lines and reports of progress come in between. An unavailable store is waited out. Raises: RunNotFound.
+    Log lines and reports of progress come in between, by their time as far as they are known by then. An unavailable
+    store is waited out. Raises: RunNotFound.
     """
 
     def __init__(self, client: Client, run_id: str, *, after: int) -> None:
@@ -82,8 +83,7 @@ class EventStream(AsyncIterator[Event]):
             return
         # What ends the run comes last, after what its bodies had to say.
         closing = [events.pop()] if ended and events else []
-        seq = events[-1].seq if events else self._seq
-        self._ready.extend((*events, *(_line_event(line, seq) for line in lines), *closing))
+        self._ready.extend((*_by_time(events, lines, self._seq), *closing))
         self._seq = max(self._seq, stored.head.seq)
         self._line_id = _last_id(lines, self._line_id)
         self._ended = ended
@@ -94,6 +94,18 @@ class EventStream(AsyncIterator[Event]):
         while lines := await persistence.read_logs(self._run_id, after=_last_id(found, after), limit=LOG_LINES_MAX):
             found += lines
         return found
+
+
+def _by_time(events: Sequence[Event], lines: Sequence[LogLine], seq: int) -> Iterator[Event]:
+    """Both, each in its own order; a line has the `seq` of the last event before it, `seq` when there is none."""
+    left = deque(events)
+    for line in lines:
+        while left and left[0].at <= line.at:
+            event = left.popleft()
+            seq = event.seq
+            yield event
+        yield _line_event(line, seq)
+    yield from left
 
 
 def _last_id(lines: Sequence[LogLine], before: int) -> int:

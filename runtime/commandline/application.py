@@ -127,15 +127,22 @@ def _near(filename: str) -> str:
 
 
 def _modules_near(name: str) -> str:
-    """The modules of the working directory whose names are close, else all of them."""
+    """The modules and packages of the working directory whose names are close, else all of them."""
     folder = Path.cwd().joinpath(*name.split(".")[:-1])
     prefix = name.rpartition(".")[0]
-    files = sorted(folder.glob("*.py")) if folder.is_dir() else []
-    names = [f"{prefix}.{path.stem}" if prefix else path.stem for path in files if path.stem != "__init__"]
+    there_are = sorted(path for path in folder.iterdir() if _is_module(path)) if folder.is_dir() else []
+    names = [f"{prefix}.{path.stem}" if prefix else path.stem for path in there_are]
     if close := get_close_matches(name, names, n=1):
         return f'Did you mean "{close[0]}"?'
     there = f"Modules in {folder}: {', '.join(names[:10])}." if names else f"There are no modules in {folder}."
     return f"{there} It is looked for in this environment, then in {Path.cwd()}."
+
+
+def _is_module(path: Path) -> bool:
+    if not path.stem.isidentifier() or path.stem.startswith("__"):
+        return False
+    # A folder without code in it could be imported too, and would be nobody's app.
+    return any(path.glob("*.py")) if path.is_dir() else path.suffix == ".py"
 
 
 def _attribute(module: ModuleType, module_name: str, attribute: str) -> App:

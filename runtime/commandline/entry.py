@@ -14,6 +14,7 @@ from typing import assert_never
 from kernel.errors import EngineError, RunCancelled, RunFailed
 from runtime.commandline.failures import BUG, DONE, INTERRUPTED, report, report_bug, single
 from runtime.commandline.invocation import (
+    Bench,
     Cancel,
     Config,
     Demo,
@@ -131,6 +132,10 @@ def _carry_out(invocation: Invocation, screen: Screen) -> int:
             from runtime.commandline.maintaining import migrate
 
             return run_async(lambda: migrate(command, context), settings)
+        case Bench():
+            from runtime.bench.command import run_bench
+
+            return run_bench(command, context)
         case Config():
             from runtime.commandline.maintaining import show_config
 

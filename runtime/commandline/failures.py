@@ -27,6 +27,7 @@ __all__ = [
     "BUG",
     "DONE",
     "FAILED",
+    "GONE",
     "INTERRUPTED",
     "TIMED_OUT",
     "UNAVAILABLE",
@@ -41,6 +42,8 @@ FAILED = 1
 USAGE = 2
 UNAVAILABLE = 3
 TIMED_OUT = 4
+GONE = 5
+"""Between a worker and its parent alone: what was stored is gone, so do not start it again."""
 BUG = 70
 INTERRUPTED = 130
 

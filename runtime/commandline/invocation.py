@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 __all__ = [
+    "Bench",
     "Cancel",
     "Command",
     "Config",
@@ -31,11 +32,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Up:
-    """Supervise in the foreground, in this process or (`workers`) in several. `supervised`: as one of those."""
+    """Supervise in the foreground, in this process or (`workers`) in several. `supervised`: as which of those."""
 
     workers: int | None = None
     accept_changes: bool = False
-    supervised: bool = False
+    supervised: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +126,29 @@ class Migrate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Measure the engine on this machine and database. `only` names groups of measures, with commas; None: all.
+
+    Sizes that are None are the usual ones, which `quick` makes smaller. `compare` is an earlier result.
+    """
+
+    only: str | None = None
+    quick: bool = False
+    repeat: int | None = None
+    runs: int | None = None
+    sleepers: int | None = None
+    sleep_s: float | None = None
+    compare: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Show the effective settings."""
 
 
-Command: TypeAlias = Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Unpark | Migrate | Config
+Command: TypeAlias = (
+    Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Unpark | Migrate | Bench | Config
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Cell", "Column", "Line", "Span", "cut", "fields", "line", "printable", "table", "text_of", "width_of"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Line",
+    "Span",
+    "bar",
+    "cut",
+    "fields",
+    "line",
+    "printable",
+    "table",
+    "text_of",
+    "width_of",
+]
+
+FLEXIBLE_MIN = 16
+"""Cells that a flexible column keeps for as long as another one can be left out instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +44,17 @@ Cell: TypeAlias = "str | Span | Line"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; the `flexible` one gives way when the terminal is narrow."""
+    """A column of a table, of at most `most` cells however wide the terminal is.
+
+    When it is narrow, the `flexible` column gives way; then columns are left out, beginning with the highest number in
+    `leaves` (0: never); then the widest are cut.
+    """
 
     title: str
     right: bool = False
     flexible: bool = False
+    leaves: int = 0
+    most: int | None = None
 
 
 def line(*parts: Cell) -> Line:
@@ -98,13 +120,14 @@ def cut(spans: Line, width: int) -> Line:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, width: int | None = None) -> list[Line]:
-    """A heading and a line per row, columns two blanks apart; within `width` cells when one is given.
+    """A heading and a line per row, columns two blanks apart; within `width` cells when one is given, without wrapping.
 
     Columns that are empty in every row are left out.
     """
     cells = [[line(cell) for cell in row] for row in rows]
     used = [i for i, _ in enumerate(columns) if any(text_of(row[i]) for row in cells)]
     wide = {i: max(width_of(columns[i].title), *(width_of(text_of(row[i])) for row in cells)) for i in used}
+    wide = {i: min(cells, columns[i].most or cells) for i, cells in wide.items()}
     if width is not None:
         _give_way(columns, wide, width)
     heading = [line(Span(column.title, "dim")) for column in columns]
@@ -112,10 +135,21 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, width: i
 
 
 def _give_way(columns: Sequence[Column], wide: dict[int, int], width: int) -> None:
-    for i, cells in wide.items():
-        if columns[i].flexible:
-            over = sum(wide.values()) + 2 * (len(wide) - 1) - width
-            wide[i] = max(cells - max(over, 0), width_of(columns[i].title), 8)
+    """Take cells from columns, or whole columns away, until the rest fits (or has one cell each)."""
+
+    def over() -> int:
+        return sum(wide.values()) + 2 * (len(wide) - 1) - width
+
+    # The flexible column could still give so much.
+    spare = {i: max(cells - FLEXIBLE_MIN, 0) for i, cells in wide.items() if columns[i].flexible}
+    for i in sorted(wide, key=lambda i: columns[i].leaves, reverse=True):
+        if columns[i].leaves and over() > sum(spare.values()):
+            del wide[i]
+            spare.pop(i, None)
+    for i, cells in spare.items():
+        wide[i] -= min(cells, max(over(), 0))
+    while over() > 0 and wide[widest := max(wide, key=lambda i: wide[i])] > 1:
+        wide[widest] -= 1
 
 
 def _row(columns: Sequence[Column], row: Sequence[Line], wide: dict[int, int]) -> Line:
@@ -133,6 +167,12 @@ def _row(columns: Sequence[Column], row: Sequence[Line], wide: dict[int, int]) -
     while spans and not spans[-1].text.strip():
         spans.pop()
     return tuple(span for span in spans if span.text)
+
+
+def bar(share: float, cells: int, style: str) -> Line:
+    """How far something is; what is left differs by its sign too, because colour may be missing."""
+    full = round(cells * min(max(share, 0.0), 1.0))
+    return line(Span("━" * full, style), Span("·" * (cells - full), "dim"))
 
 
 def fields(pairs: Sequence[tuple[str, Cell]]) -> list[Line]:

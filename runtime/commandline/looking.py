@@ -132,8 +132,8 @@ async def describe(client: Client, handle: RunHandle[object]) -> RunInfo:
 
 _EVENT_COLUMNS = (
     Column("SEQ", right=True),
-    Column("TIME"),
-    Column("AFTER", right=True),
+    Column("TIME", leaves=1),
+    Column("AFTER", right=True, leaves=2),
     Column("EVENT"),
     Column("STAGE"),
     Column("DETAIL", flexible=True),

@@ -37,7 +37,13 @@ def show_config(context: Context) -> int:
     if screen.as_json:
         screen.json({row.key: _json_row(row, settings) for row in SETTINGS})
         return DONE
-    columns = (Column("SETTING"), Column("VALUE"), Column("FROM"), Column("VARIABLE"), Column("MEANING", flexible=True))
+    columns = (
+        Column("SETTING"),
+        Column("VALUE"),
+        Column("FROM"),
+        Column("VARIABLE", leaves=2),
+        Column("MEANING", flexible=True, leaves=1),
+    )
     rows = [
         (
             row.name,

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from kernel.errors import InvalidCommand
 from kernel.model.machine import Status
 from runtime.commandline.invocation import (
+    Bench,
     Cancel,
     Command,
     Config,
@@ -63,6 +64,7 @@ act
 
 maintain
   migrate    bring the database's schema up to date
+  bench      measure the engine on this machine and database
   config     the effective settings, and where each comes from
 
 options of every command
@@ -188,9 +190,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     common = parser.add_argument_group("options of every command")
     common.add_argument("--app", metavar="MODULE:ATTRIBUTE", help="the App")
     common.add_argument("--database-url", metavar="URL", help='the database, or "embedded"')
-    common.add_argument("--data-dir", metavar="DIRECTORY", type=Path, help="where the embedded database lives")
+    common.add_argument("--data-dir", metavar="DIRECTORY", type=_folder, help="where the embedded database lives")
     common.add_argument("--json", action="store_true", help="results as JSON, for machines")
     common.add_argument("-h", "--help", action=_Help, nargs=0, help="show this")
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        # To Path it would be the working directory, which a script with an unset variable does not mean.
+        raise argparse.ArgumentTypeError('a directory is needed, such as .leasehold (or "." for this one), not ""')
+    return Path(text)
 
 
 def _number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
@@ -213,7 +222,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise argparse.ArgumentTypeError(f'a number of seconds is needed, not "{text}"')
+        raise argparse.ArgumentTypeError(f'a number of seconds, 0 or more, is needed, not "{text}"')
     return seconds
 
 
@@ -247,7 +256,7 @@ def _taken(command: type[Any], known: argparse.Namespace) -> Mapping[str, Any]:
 def _up(parser: argparse.ArgumentParser) -> _Make:
     """Supervise: execute the runs of the app until told to stop.
 
-    The first SIGINT or SIGTERM drains, a second one ends the process at once.
+    The first SIGINT, SIGTERM or SIGHUP drains, a second one ends the process at once.
     """
     parser.add_argument(
         "--workers", type=_number(1, 256), metavar="N", help="this many processes, restarted if they die"
@@ -255,7 +264,7 @@ def _up(parser: argparse.ArgumentParser) -> _Make:
     parser.add_argument(
         "--accept-changes", action="store_true", help="go on with runs whose definition changed under their version"
     )
-    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--supervised", type=_number(1), help=argparse.SUPPRESS)
     return lambda known: Up(**_taken(Up, known))
 
 
@@ -264,7 +273,9 @@ def _demo(parser: argparse.ArgumentParser) -> _Make:
 
     Extracts their texts, finds keywords, language and statistics at the same time, and reports.
     """
-    parser.add_argument("--directory", type=Path, metavar="DIR", help="its text files (default: Python's own library)")
+    parser.add_argument(
+        "--directory", type=_folder, metavar="DIR", help="its text files (default: Python's own library)"
+    )
     parser.add_argument(
         "--limit", type=_number(1), default=400, metavar="N", help="at most so many files (default: 400)"
     )
@@ -273,7 +284,7 @@ def _demo(parser: argparse.ArgumentParser) -> _Make:
 
 def _init(parser: argparse.ArgumentParser) -> _Make:
     """Write an app.py, a test_app.py and the entry in pyproject.toml. Existing files are left alone."""
-    parser.add_argument("directory", type=Path, nargs="?", default=Path(), help="where (default: here)")
+    parser.add_argument("directory", type=_folder, nargs="?", default=Path(), help="where (default: here)")
     return lambda known: Init(**_taken(Init, known))
 
 
@@ -359,6 +370,21 @@ def _migrate(parser: argparse.ArgumentParser) -> _Make:
     return lambda known: Migrate(sql=known.sql)
 
 
+def _bench(parser: argparse.ArgumentParser) -> _Make:
+    """Measure the engine on this machine and database, beside the least that its rows could cost.
+
+    In a schema of its own, which is removed at the end. Takes about ten minutes; --quick takes two.
+    """
+    parser.add_argument("--only", metavar="A,B", help="some measures: pipeline, latency, fan-out, takeover, ...")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repetitions")
+    parser.add_argument("--repeat", type=_number(1), metavar="N", help="repetitions (default: 5, quick: 2)")
+    parser.add_argument("--runs", type=_number(1), metavar="N", help="runs of the pipeline (default: 3000)")
+    parser.add_argument("--sleepers", type=_number(1), metavar="N", help="runs that wait (default: 20000)")
+    parser.add_argument("--sleep-s", type=_seconds, metavar="S", help="how long they wait (default: 60)")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier result (--json): show what moved")
+    return lambda known: Bench(**_taken(Bench, known))
+
+
 def _config(_parser: argparse.ArgumentParser) -> _Make:
     """The effective settings, and where each comes from."""
     return lambda _known: Config()
@@ -380,6 +406,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "cancel": _cancel,
     "unpark": _unpark,
     "migrate": _migrate,
+    "bench": _bench,
     "config": _config,
 }
 _ALIASES: Mapping[str, str] = {"run": "start"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from runtime.commandline.events_view import short_json
-from runtime.commandline.layout import Cell, Column, Line, Span, fields, line, printable, table
+from runtime.commandline.layout import Cell, Column, Line, Span, bar, cut, fields, line, printable, table
 from runtime.commandline.times import ago, date_and_clock, duration, in_future
 from runtime.info import FailureInfo, RunInfo, StageInfo
 
@@ -40,15 +40,16 @@ _SIGNS = {
     "SKIPPED": "-",
 }
 _PAYLOAD_LENGTH = 2000
+_KEY_CELLS = 60
 
 RUN_COLUMNS = (
     Column("RUN"),
     Column("WORKFLOW"),
     Column("STATUS"),
     Column("WAITING FOR"),
-    Column("CREATED", right=True),
-    Column("DURATION", right=True),
-    Column("KEY"),
+    Column("CREATED", right=True, leaves=2),
+    Column("DURATION", right=True, leaves=1),
+    Column("KEY", leaves=3, most=32),
     Column("ERROR", flexible=True),
 )
 
@@ -74,7 +75,7 @@ def run_row(info: RunInfo, now: datetime) -> Sequence[Cell]:
         Span(short_id(info.id), "bold"),
         printable(f"{info.workflow_id} {info.workflow_version}"),
         status_span(info.status),
-        (info.waiting_for or "").replace("_", " "),
+        _waiting_in_short(info, now),
         ago(info.created_at, now),
         _run_duration(info, now),
         printable(info.idempotency_key or ""),
@@ -82,10 +83,18 @@ def run_row(info: RunInfo, now: datetime) -> Sequence[Cell]:
     )
 
 
+def _is_parked(info: RunInfo) -> bool:
+    return info.waiting_for is not None and info.waiting_detail is not None
+
+
 def _run_duration(info: RunInfo, now: datetime) -> str:
     if info.duration_s is not None:
         return duration(info.duration_s)
-    return "" if info.started_at is None or info.ended else duration((now - info.started_at).total_seconds())
+    return (
+        ""
+        if info.started_at is None or info.ended or _is_parked(info)
+        else duration((now - info.started_at).total_seconds())
+    )
 
 
 def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | None = None) -> list[Line]:
@@ -95,7 +104,7 @@ def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | 
         *fields(_facts(info, now, full=full)),
     ]
     if info.stages:
-        lines += [(), *stage_lines(info.stages, now, width=width)]
+        lines += [(), *stage_lines(info, now, width=width)]
     if info.error is not None:
         where = f" (stage {info.error.stage_id})" if info.error.stage_id else ""
         lines += [(), line(Span("error", "dim"), "  ", Span(error_text(info.error), "red"), where)]
@@ -111,15 +120,17 @@ def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | 
 def progress_lines(info: RunInfo, now: datetime, *, width: int) -> list[Line]:
     """What changes while one waits for a run."""
     rows = fields([("run", info.id), ("waiting for", _waiting(info, now)), ("duration", _run_duration(info, now))])
-    return [_heading(info), *rows, (), *stage_lines(info.stages or (), now, width=width)]
+    return [_heading(info), *rows, (), *stage_lines(info, now, width=width)]
 
 
 def _heading(info: RunInfo) -> Line:
+    sign = _SIGNS["PENDING" if _is_parked(info) else info.status]
     return line(
-        Span(_SIGNS[info.status] + " ", _STYLES[info.status]),
+        Span(sign + " ", _STYLES[info.status]),
         Span(printable(info.workflow_id), "bold"),
         f" version {printable(info.workflow_version)}  ",
         status_span(info.status),
+        "  (parked)" if _is_parked(info) else "",
     )
 
 
@@ -132,20 +143,41 @@ def _facts(info: RunInfo, now: datetime, *, full: bool) -> list[tuple[str, Cell]
     started = "" if info.started_at is None else date_and_clock(info.started_at)
     if info.started_at is not None and (queued := (info.started_at - info.created_at).total_seconds()) >= 1:
         started += f"  (after {duration(queued)})"
+    key = printable(info.idempotency_key or "")
     return [
         ("run", info.id),
         ("waiting for", _waiting(info, now)),
+        ("reason", printable(info.cancel_reason or "")),
         ("created", created),
         ("started", started),
         ("duration", _run_duration(info, now)),
         ("priority", "" if info.priority == 5 else str(info.priority)),
-        ("key", printable(info.idempotency_key or "")),
+        ("key", key if full else cut(line(key), _KEY_CELLS)),
         ("metadata", short_json(dict(info.metadata), 200) if info.metadata else ""),
         ("owner", "" if info.owner is None or info.ended else f"session {info.owner}"),
         ("cost", f"{info.total_cost:f} USD" if info.total_cost else ""),
         ("tokens", f"{info.total_tokens:,}" if info.total_tokens else ""),
         ("input", "" if info.stages is None else short_json(info.input, _payload_length(full=full))),
     ]
+
+
+_SHORT_REASONS = {
+    "claim": "a process",
+    "queue": "its queue",
+    "capacity": "room",
+    "unknown_workflow": "a process that knows it",
+    "newer_release": "a newer release",
+}
+
+
+def _waiting_in_short(info: RunInfo, now: datetime) -> str:
+    """What a row has room for; the words of `waiting_for` where they say it."""
+    if info.waiting_for is None:
+        return ""
+    words = _SHORT_REASONS.get(info.waiting_for, info.waiting_for.replace("_", " "))
+    if info.waiting_for == "delayed_until" and info.run_at is not None:
+        return f"its time, {in_future(info.run_at, now)}"
+    return f"you: {words}" if _is_parked(info) else words
 
 
 _REASONS = {
@@ -181,15 +213,27 @@ _STAGE_COLUMNS = (
     Column("", right=True),
     Column("STAGE"),
     Column("STATUS"),
-    Column("ATTEMPT", right=True),
-    Column("DURATION", right=True),
+    Column("ATTEMPT", right=True, leaves=2),
+    Column("DURATION", right=True, leaves=1),
     Column("DETAIL", flexible=True),
 )
+_NOBODY_EXECUTES = {"claim", "unknown_workflow", "newer_release"}
 
 
-def stage_lines(stages: Sequence[StageInfo], now: datetime, *, width: int | None = None) -> list[Line]:
-    """A table of stages; those of one group have the same number."""
-    return table(_STAGE_COLUMNS, [_stage_row(stage, now) for stage in stages], width=width)
+def stage_lines(info: RunInfo, now: datetime, *, width: int | None = None) -> list[Line]:
+    """A table of the run's stages; those of one group have the same number."""
+    # Its history says RUNNING until whoever takes the run next finds that the attempt is lost.
+    halted = _is_parked(info) or info.waiting_for in _NOBODY_EXECUTES
+    rows = [
+        _halted_row(stage) if halted and stage.status == "RUNNING" else _stage_row(stage, now)
+        for stage in info.stages or ()
+    ]
+    return table(_STAGE_COLUMNS, rows, width=width)
+
+
+def _halted_row(stage: StageInfo) -> Sequence[Cell]:
+    name = line(Span(_SIGNS["PENDING"] + " ", "dim"), printable(stage.id))
+    return (Span(str(stage.group), "dim"), name, Span("interrupted", "yellow"), _attempt(stage), "", "")
 
 
 def _stage_row(stage: StageInfo, now: datetime) -> Sequence[Cell]:
@@ -217,7 +261,7 @@ def _stage_duration(stage: StageInfo, now: datetime) -> str:
 
 def _stage_detail(stage: StageInfo, now: datetime) -> Cell:
     if stage.status == "RUNNING":
-        return "" if stage.progress is None else _bar(stage.progress)
+        return "" if stage.progress is None else line(bar(stage.progress, 20, "cyan"), f" {stage.progress:.0%}")
     if stage.status == "SUSPENDED" and stage.next_poll_at is not None:
         until = "" if stage.max_wait_until is None else f", at most until {date_and_clock(stage.max_wait_until)}"
         return f"looks again {in_future(stage.next_poll_at, now)}{until}"
@@ -227,9 +271,3 @@ def _stage_detail(stage: StageInfo, now: datetime) -> Cell:
     if stage.status == "PENDING" and stage.queue is not None:
         return f"queue {stage.queue}"
     return error
-
-
-def _bar(share: float, cells: int = 20) -> Line:
-    share = min(max(share, 0.0), 1.0)
-    full = round(share * cells)
-    return line(Span("━" * full, "cyan"), Span("━" * (cells - full), "dim"), f" {share:.0%}")

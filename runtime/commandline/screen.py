@@ -149,7 +149,8 @@ def _styled(spans: Line) -> Text:
 
 
 def _rich_console(stream: TextIO) -> Console | None:
-    if not _is_terminal(stream) or os.environ.get("TERM") == "dumb":
+    # rich would leave out the colours alone; whoever asks for none wants text.
+    if not _is_terminal(stream) or os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR"):
         return None
     if importlib.util.find_spec("rich") is None:
         return None

@@ -20,6 +20,7 @@ import anyio
 
 from kernel.errors import InvalidCommand, InvalidInput, Unavailable
 from kernel.events import StageProgress, StageScheduled
+from runtime.app import App
 from runtime.client import Client, GivenConfig
 from runtime.commandline.application import load_app
 from runtime.commandline.events_view import event_detail, event_name, event_stage
@@ -40,7 +41,9 @@ UNCLAIMED_S = 2.0
 DRAW_S = 0.4
 SHOWN_LENGTH = 60
 """How much of a wrong text is repeated."""
-_EXAMPLE = """For example --input '{"name": "Ada"}'; --input @FILE and --input - read it from elsewhere."""
+_EXAMPLES = {"input": '{"name": "Ada"}', "config": '{"STAGE": {"FIELD": VALUE}}'}
+DIGITS_MAX = 4300
+"""Of a whole number; Python itself reads no longer ones."""
 _EVENT_WIDTH = len("run.owner_changed")
 
 
@@ -71,9 +74,7 @@ async def _start(command: Start, context: Context, started: _Started) -> int:
     input_ = read_json(command.input, "input")
     config: object = read_json(command.config, "config")
     if config is not None and not isinstance(config, dict):
-        raise InvalidCommand(
-            "--config is not a JSON object.", field="config", hint='Write {"STAGE": {"FIELD": VALUE}}.'
-        )
+        raise InvalidCommand("--config is not a JSON object.", field="config", hint=_ways_to_give("config"))
     async with open_client(context, app) as client:
         try:
             handle = await client.start(
@@ -86,7 +87,8 @@ async def _start(command: Start, context: Context, started: _Started) -> int:
             )
         except InvalidInput as error:
             if command.input is None:
-                error.hint = f"The workflow needs an input: give --input JSON. {_EXAMPLE}"
+                example = _example_for(app, command.workflow)
+                error.hint = f"The workflow needs an input. {_ways_to_give('input', example)}"
             raise
         started.run_id = handle.id
         if not command.wait:
@@ -176,15 +178,36 @@ def read_json(text: str | None, option: str) -> Any:
         return None
     source, content = _source(text, option)
     if not content.strip():
-        raise InvalidCommand(f"{source} is empty, which is not JSON.", field=option, hint=_EXAMPLE)
+        raise InvalidCommand(f"{source} is empty, which is not JSON.", field=option, hint=_ways_to_give(option))
     try:
-        return json.loads(content, parse_constant=_no_constant)
+        return json.loads(
+            content, parse_constant=_no_constant, parse_int=_whole_number, object_pairs_hook=_without_repeats
+        )
+    except _Unfit as error:
+        raise InvalidCommand(f"{source} has {error}.", field=option) from None
+    except RecursionError:
+        raise InvalidCommand(f"{source} is nested too deeply.", field=option) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        hint = _quoting(content) if content is text else None
+        hint = _quoting(content, option) if content is text else None
         raise InvalidCommand(f"{source} is not JSON: {error.msg} at {where}.", field=option, hint=hint) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidCommand(f"{source} is not JSON: {error}.", field=option) from None
+
+
+def _example_for(app: App, workflow_id: str) -> str | None:
+    """An input of the workflow's own shape."""
+    from runtime.commandline.serving import example_input
+
+    workflow = app.find_workflow(workflow_id)
+    return None if workflow is None else example_input(workflow)
+
+
+def _ways_to_give(option: str, example: str | None = None) -> str:
+    return (
+        f"For example --{option} '{example or _EXAMPLES[option]}'; "
+        f"--{option} @FILE and --{option} - read it from elsewhere."
+    )
 
 
 def _source(text: str, option: str) -> tuple[str, str]:
@@ -203,7 +226,7 @@ def _source(text: str, option: str) -> tuple[str, str]:
 def _standard_input(option: str) -> bytes:
     stream: TextIO | None = sys.stdin
     if stream is None:
-        raise InvalidCommand(f"--{option}: standard input is closed.", field=option, hint=_EXAMPLE)
+        raise InvalidCommand(f"--{option}: standard input is closed.", field=option, hint=_ways_to_give(option))
     # Bytes, because the locale might decode what is not UTF-8 into something else.
     binary = getattr(stream, "buffer", None)
     try:
@@ -223,7 +246,8 @@ def _file(name: str, option: str) -> bytes:
 
 def _decoded(content: bytes, name: str, option: str) -> str:
     try:
-        return content.decode()
+        # Some editors begin a text with a byte order mark, which is no part of it.
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidCommand(f"--{option}: {name} is not UTF-8 text.", field=option) from None
 
@@ -232,7 +256,27 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _quoting(text: str) -> str | None:
+class _Unfit(Exception):
+    """JSON that we do not take; the message is the end of a sentence."""
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > DIGITS_MAX:
+        raise _Unfit(f"a number of {len(digits)} digits, which is too large")
+    return int(digits)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object. JSON leaves open which of two values counts; one of them would be lost without a word."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Unfit(f'a duplicate key "{_short(name)}"')
+        found[name] = value
+    return found
+
+
+def _quoting(text: str, option: str) -> str | None:
     """What was probably meant by an argument that is not JSON; None for one that nobody typed."""
     # A path that is too long or has strange characters in it is not a file, and no error either.
     if os.path.isfile(text):  # noqa: PTH113
@@ -241,7 +285,7 @@ def _quoting(text: str) -> str | None:
         return None
     if text[0] not in "{[\"'-0123456789tfn":
         return f"A text needs quotes of its own: '\"{text}\"'."
-    return 'In a shell, put single quotes around it: \'{"name": "Ada"}\'.'
+    return f"In a shell, put single quotes around it: '{_EXAMPLES[option]}'."
 
 
 def _short(text: str) -> str:

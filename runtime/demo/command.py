@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +16,9 @@ import anyio
 
 from kernel.errors import RunCancelled, RunFailed
 from runtime.bootstrap import open_storage
-from runtime.commandline.failures import DONE, FAILED
+from runtime.commandline.failures import DONE, FAILED, INTERRUPTED
 from runtime.commandline.invocation import Demo
-from runtime.commandline.layout import Column, Line, Span, line, printable
+from runtime.commandline.layout import Column, Line, Span, bar, line, printable
 from runtime.commandline.opening import Context, note_notice, run_async
 from runtime.commandline.runs_view import short_id
 from runtime.commandline.screen import Draw, Screen
@@ -27,11 +31,12 @@ from runtime.run_handle import RunHandle
 from runtime.supervisor import Supervisor
 from telemetry.logs import configure_logging
 
-__all__ = ["run_demo"]
+__all__ = ["own_name", "run_demo"]
 
 DRAW_S = 0.1
 DESCRIBE_AT_ONCE = 16
 BAR_CELLS = 32
+APP = "runtime.demo.documents:app"
 
 
 @dataclass(slots=True)
@@ -39,7 +44,7 @@ class _Progress:
     """How far it is. `reports` and `failures` are of runs that have ended, by run id."""
 
     total: int
-    began: float
+    began: float = 0.0
     reports: dict[str, Report] = field(default_factory=dict[str, Report])
     failures: dict[str, str] = field(default_factory=dict[str, str])
     took_s: float = 0.0
@@ -58,10 +63,17 @@ def run_demo(command: Demo, context: Context) -> int:
         settings = replace(settings, database_url=EMBEDDED)
     configure_logging(settings.log_format, "warning")
     inner = replace(context, settings=settings)
-    return run_async(lambda: _run(command, inner, files), settings, long_lived=True)
+    progress = _Progress(total=len(files))
+    try:
+        return run_async(lambda: _run(command, inner, files, progress), settings, long_lived=True)
+    except KeyboardInterrupt:
+        goes_on = f"what was under way goes on with the next `{own_name()} demo`"
+        done = f"{progress.ended} of {progress.total} done; {goes_on}" if progress.began else "Nothing had begun"
+        context.screen.note(f"Stopped. {done}.")
+        return INTERRUPTED
 
 
-async def _run(command: Demo, context: Context, files: Sequence[Path]) -> int:
+async def _run(command: Demo, context: Context, files: Sequence[Path], progress: _Progress) -> int:
     screen = context.screen
     where = command.directory or f"Python's standard library ({standard_library()})"
     screen.note(Span("leasehold demo", "bold"), f"  {len(files)} files of {where}")
@@ -70,7 +82,7 @@ async def _run(command: Demo, context: Context, files: Sequence[Path]) -> int:
     storage = open_storage(context.settings, tell=note_notice(screen))
     async with Supervisor(app, settings=context.settings, storage=storage) as supervisor:
         screen.note(Span(f"{supervisor.storage.database} is ready", "dim"))
-        progress = _Progress(total=len(files), began=anyio.current_time())
+        progress.began = anyio.current_time()
         await _process(supervisor, files, progress, screen)
         runs = await _described(supervisor, [*progress.reports, *progress.failures])
     if screen.as_json:
@@ -112,13 +124,11 @@ async def _show(supervisor: Supervisor, progress: _Progress, screen: Screen, dra
 
 
 def _bar(progress: _Progress, elapsed_s: float, *, bodies: int) -> list[Line]:
-    full = round(BAR_CELLS * progress.ended / progress.total)
     rate = progress.ended / elapsed_s if elapsed_s else 0.0
     left = duration((progress.total - progress.ended) / rate) if rate else "?"
     return [
         line(
-            Span("━" * full, "green"),
-            Span("━" * (BAR_CELLS - full), "dim"),
+            bar(progress.ended / progress.total, BAR_CELLS, "green"),
             f"  {progress.ended}/{progress.total} files",
             Span(f"  {rate:.0f} runs/s · {bodies} stages executing · {left} left", "dim"),
         )
@@ -214,13 +224,30 @@ def _print_next(runs: Sequence[RunInfo], screen: Screen) -> None:
     example = short_id(runs[0].id) if runs else "RUN"
     screen.line()
     screen.line("Every run and every stage is in the database now. Look at them, then make your own:")
+    name = own_name()
     for command, what in (
-        ("leasehold runs", "the newest runs"),
-        (f"leasehold show {example}", "one of them, with its stages"),
-        (f"leasehold history {example}", "every event of it"),
-        ("leasehold init", "write a first app of your own"),
+        (f"{name} runs", "the newest runs"),
+        (f"{name} show {example}", "one of them, with its stages"),
+        (f"{name} history {example}", "every event of it"),
+        (f"{name} init", "write a first app of your own"),
     ):
-        screen.line(f"  {command:<28}", Span(what, "dim"))
+        screen.line(f"  {command:<{len(name) + 19}}", Span(what, "dim"))
+    if runs:
+        input_ = json.dumps({"path": Document.model_validate(runs[0].input).path}, ensure_ascii=False)
+        where = f"--app {APP}"
+        screen.line("The same pipeline from two terminals, one that executes and one that asks:")
+        screen.line(f"  {name} up {where}")
+        screen.line(printable(f"  {name} start documents --input {shlex.quote(input_)} --wait {where}"))
+
+
+def own_name() -> str:
+    """What starts this program in a shell that stands where it was started."""
+    if shutil.which("leasehold") is not None:
+        return "leasehold"
+    script = Path(sys.executable).with_name("leasehold")
+    if not script.exists():
+        return f"{shlex.quote(sys.executable)} -m runtime"
+    return shlex.quote(str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script))
 
 
 def _summary_json(progress: _Progress, runs: Sequence[RunInfo]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime import App, run_and_wait
+from runtime import run_and_wait
 from runtime.bootstrap import migrate_database
 from runtime.config import Settings
 from runtime.testing import run_workflow
@@ -31,9 +31,8 @@ async def test_the_workflow_greets_by_name(example: SimpleNamespace) -> None:
 @pytest.mark.anyio
 async def test_it_runs_on_a_real_database_too(example: SimpleNamespace, database_url: str) -> None:
     await migrate_database(Settings(database_url=database_url))
-    app = App(workflows=[example.hello])
 
-    greeting = await run_and_wait(app, example.hello, example.Person(name="Ada"), database=database_url)
+    greeting = await run_and_wait(example.app, example.hello, example.Person(name="Ada"), database=database_url)
 
     assert greeting == "Hello, Ada!"
 

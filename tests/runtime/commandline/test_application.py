@@ -99,7 +99,12 @@ def test_a_misspelt_submodule_gets_the_closest_one() -> None:
 
 
 def test_a_module_that_is_nowhere_near_is_looked_for_in_a_place_that_is_named() -> None:
+    Path("empty_folder").mkdir()
     assert f"no modules in {Path.cwd()}" in refusal("shop_nowhere:flows")
+
+    write("warehouse/flows.py", GOOD)
+    write("till.py", GOOD)
+    assert f"Modules in {Path.cwd()}: till, warehouse." in refusal("shop_nowhere:flows")
 
 
 def test_a_misspelt_attribute_gets_the_apps_that_are_there() -> None:

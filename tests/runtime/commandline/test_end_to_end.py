@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,58 @@ def test_a_second_signal_stops_at_once_even_when_the_loop_is_blocked(terminal: T
 
     assert supervisor.wait(30) == 130
     assert time.monotonic() - began < 5
+    assert "taken over within 4 s" in terminal.said(supervisor)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["closed", "nohup"])
+def test_a_closed_terminal_drains_unless_it_was_to_be_outlived(terminal: Terminal, *, ignored: bool) -> None:
+    # A process inherits what its parent ignores, and the tests themselves may have been started with nohup.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        supervisor = terminal.up()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    supervisor.send_signal(signal.SIGHUP)
+
+    if ignored:
+        assert terminal.type("start", "job", "--input", '{"name": "a"}', "--wait")[0] == 0
+        supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(30) == 0
+    assert f"Stopping ({'SIGTERM' if ignored else 'SIGHUP'})" in terminal.said(supervisor)
+
+
+def test_an_interrupt_while_it_is_still_being_imported_is_an_answer_too(terminal: Terminal) -> None:
+    # A package that comes up while Leasehold is imported, and takes its time.
+    (terminal.folder / "pydantic.py").write_text("open('importing', 'w').close()\nimport time\ntime.sleep(60)\n")
+    command = terminal.begin("runs")
+    terminal.wait_until((terminal.folder / "importing").exists)
+
+    command.send_signal(signal.SIGINT)
+
+    assert command.wait(30) == 130
+    assert terminal.said(command) == ""
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_supervisor_whose_data_were_deleted_says_so_and_ends(workers: tuple[str, ...]) -> None:
+    with tempfile.TemporaryDirectory(prefix="leasehold-") as directory:
+        folder = Path(directory)
+        folder.chmod(0o755)
+        terminal = Terminal(folder, "")
+        del terminal.environment["LEASEHOLD_DATABASE_URL"]
+        supervisor = terminal.begin("up", *workers)
+        ups = "supervisor.started" if workers else "leasehold is up"
+        terminal.wait_until(lambda: terminal.said(supervisor).count(ups) == max(len(workers), 1))
+
+        shutil.rmtree(folder / ".leasehold")
+
+        assert supervisor.wait(30) == 3, terminal.said(supervisor)
+        said = terminal.said(supervisor)
+        assert "is gone: it was deleted, moved or replaced" in said
+        assert said.count("No database is configured") == 1
+        assert not (folder / ".leasehold").exists()
+        supervisor.communicate()
 
 
 def test_a_signal_before_it_is_up_ends_it(terminal: Terminal) -> None:
@@ -306,5 +359,6 @@ def test_the_demo_reports_on_real_files() -> None:
     assert answer.returncode == 0, answer.stderr
     assert "30 of 30 runs completed" in answer.stdout
     assert re.search(r"extract +30 ", answer.stdout)
-    assert "leasehold init" in answer.stdout
+    assert re.search(r"(leasehold|-m runtime) init  ", answer.stdout)
+    assert 'start documents --input \'{"path": ' in answer.stdout
     assert "Traceback" not in answer.stderr

@@ -39,7 +39,9 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Ada", ["quotes of its own", "'\"Ada\"'"]),
         ('{"a": NaN}', ["NaN"]),
         ("", ["not JSON"]),
-        ("[" * 100_000, ["not JSON"]),
+        ("[" * 100_000, ["--input is nested too deeply"]),
+        ("1" * 5000, ["a number of 5000 digits, which is too large"]),
+        ('{"a": {"b": 1, "c": 2, "b": 3}}', ['--input has a duplicate key "b"']),
         ("@nowhere.json", ["nowhere.json cannot be read", "No such file"]),
     ],
 )
@@ -57,6 +59,24 @@ def test_a_forgotten_at_sign_is_noticed(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(InvalidCommand, match=r"write @in\.json"):
         read_json("in.json", "input")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_bytes(b"\xef\xbb\xbf[1]")
+
+    assert read_json(f"@{tmp_path / 'in.json'}", "input") == [1]
+
+
+@pytest.mark.parametrize(
+    "option,example", [("input", '\'{"name": "Ada"}\''), ("config", '\'{"STAGE": {"FIELD": VALUE}}\'')]
+)
+@pytest.mark.parametrize("text", ["", "{'a': 1}"])
+def test_the_example_is_of_the_option_that_is_wrong(option: str, example: str, text: str) -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        read_json(text, option)
+
+    assert refused.value.field == option
+    assert example in (refused.value.hint or "")
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.commandline.layout import Column, Span, cut, fields, line, printable, table, text_of, width_of
+from runtime.commandline.layout import Column, Span, bar, cut, fields, line, printable, table, text_of, width_of
 
 COLUMNS = (Column("NAME"), Column("N", right=True), Column("NOTE", flexible=True))
 
@@ -28,6 +28,30 @@ def test_the_flexible_column_gives_way_on_a_narrow_terminal() -> None:
 
     assert texts(shown)[1] == "a     1  a long remark a…"
     assert all(width_of(text) <= 25 for text in texts(shown))
+
+
+def test_columns_leave_a_narrow_terminal_in_their_order_and_the_rest_is_cut() -> None:
+    columns = (Column("ID"), Column("WHEN", leaves=1), Column("KEY", leaves=2), Column("NOTE", flexible=True))
+    rows = [("12345678", "just now", "a-key-of-it", "a long remark about it")]
+
+    def shown(width: int) -> list[str]:
+        return texts(table(columns, rows, width=width))
+
+    assert shown(49) == ["ID        WHEN      KEY          NOTE", "12345678  just now  a-key-of-it  a long remark a…"]
+    assert shown(48) == ["ID        WHEN      NOTE", "12345678  just now  a long remark about it"]
+    assert shown(26) == ["ID        NOTE", "12345678  a long remark a…"]
+    assert shown(12) == ["ID     NOTE", "1234…  a lo…"]
+
+
+def test_a_column_is_never_wider_than_its_most_even_in_a_file() -> None:
+    shown = table((Column("KEY", most=6), Column("N")), [("a-long-key", "1"), ("b", "2")])
+
+    assert texts(shown) == ["KEY     N", "a-lon…  1", "b       2"]
+
+
+@pytest.mark.parametrize("share,shown", [(0.0, "····"), (0.5, "━━··"), (1.0, "━━━━"), (7.0, "━━━━")])
+def test_how_far_something_is_can_be_seen_without_colour(share: float, shown: str) -> None:
+    assert text_of(bar(share, 4, "green")) == shown
 
 
 def test_nothing_is_cut_when_the_result_goes_to_a_file() -> None:

@@ -114,7 +114,7 @@ def test_runs_are_listed_newest_first(world: World, command: Command) -> None:
     assert [line.split()[0] for line in lines[1:]] == [
         run_id[-8:] for run_id in (world.pending, world.delayed, world.failed, world.completed)
     ]
-    assert "delayed until" in lines[2]
+    assert "its time, in 59 min" in lines[2]
     assert "NonRetryable: there is nobody" in lines[3]
     assert "ada" in lines[4]
 

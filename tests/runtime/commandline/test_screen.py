@@ -86,7 +86,7 @@ def test_colour_can_be_declined(
     monkeypatch.setenv(name, value)
     stream, _ = terminal
 
-    Screen(out=stream, err=stream).line(Span("red", "red"))
+    Screen(out=stream, err=stream).line(Span("red", "bold red"))
 
     assert everything(terminal) == "red\r\n"
 
