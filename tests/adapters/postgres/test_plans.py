@@ -38,7 +38,7 @@ REACHED_BY: dict[str, set[str]] = {
     "append_refused": {*WHOLE_RUN, "idempotency_keys_pkey"},
     "claim": {"runs_claim", "runs_owner", "runs_pkey"},
     "heartbeat": {"runs_claim", "runs_owner"},
-    "load_claimed": WHOLE_RUN,
+    "load_runs": WHOLE_RUN,
     "load_run": WHOLE_RUN,
     "heads": BY_ID,
     "list_active": {"runs_claim", "runs_owner", "runs_parked", "runs_pkey"},
