@@ -3,6 +3,7 @@
 #   make demo PYTHON=python3.12             another interpreter
 #   make test TESTS="tests/kernel -x"       some tests, and any other option of pytest
 #   make test JOBS=0                        in one process, for a debugger
+#   make bench BENCH="--quick --only pipeline"    any options of: leasehold bench
 #   make test VENV=.venv-3.12               another environment, beside the usual one
 #
 # The environment is made once. Two stamps inside it tell what was installed: what the demo needs, or everything. They
@@ -11,6 +12,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TESTS ?=
+BENCH ?=
+PROFILE ?=
 JOBS ?= 2
 
 SHELL := bash
@@ -22,7 +25,7 @@ PACKAGES := kernel runtime adapters telemetry
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check test-matrix constraints clean
+.PHONY: help setup demo test check bench profile test-matrix constraints clean
 # Two installations into one environment must not meet.
 .NOTPARALLEL:
 
@@ -31,6 +34,8 @@ help:
 	@echo 'make demo         a durable pipeline on real files and a private Postgres'
 	@echo 'make test         every test'
 	@echo 'make check        format, lint, types, imports'
+	@echo 'make bench        what the engine costs on this machine and database'
+	@echo 'make profile      where a worker of the benchmark and its database spend their time'
 	@echo 'make test-matrix  conformance on the other Pythons and Postgres servers of this machine'
 	@echo 'make constraints  pin the newest versions that fit together'
 	@echo 'make clean        remove the environment and what tools left behind'
@@ -56,6 +61,14 @@ check: $(FOR_ALL)
 	report=$$(PATH="$(abspath $(BIN)):$$PATH" pyright --ignoreexternal --verifytypes $$package) || { \
 	echo "$$report"; exit 1; }; done
 	$(BIN)/lint-imports
+
+# The database is the one that LEASEHOLD_DATABASE_URL names, else a private one in .leasehold.
+bench: $(FOR_ALL)
+	@$(BIN)/python -m runtime bench $(BENCH)
+
+# The same. Files go to build/profile. Options: make profile PROFILE=--help
+profile: $(FOR_ALL)
+	@$(BIN)/python -m runtime.bench.profile $(PROFILE)
 
 test-matrix:
 	@.ci/test-matrix

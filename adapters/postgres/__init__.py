@@ -8,5 +8,14 @@ ports and errors; nothing outside this package imports the driver.
 from adapters.postgres.connections import Deadlines
 from adapters.postgres.migrating import schema_sql
 from adapters.postgres.persistence import PostgresBlobStore, PostgresPersistence, migrate, open_postgres
+from adapters.postgres.statements import DEFAULT_SCHEMA
 
-__all__ = ["Deadlines", "PostgresBlobStore", "PostgresPersistence", "migrate", "open_postgres", "schema_sql"]
+__all__ = [
+    "DEFAULT_SCHEMA",
+    "Deadlines",
+    "PostgresBlobStore",
+    "PostgresPersistence",
+    "migrate",
+    "open_postgres",
+    "schema_sql",
+]
