@@ -11,6 +11,7 @@ import inspect
 import os
 import random
 import secrets
+import signal
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,10 +42,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Otherwise it keeps its own ways: a fixed seed makes it forget the failures that it remembers from earlier runs.
     """
+    _heed_interrupts()
     in_ci = bool(os.environ.get("CI"))
     hypothesis.settings.load_profile("ci" if in_ci else "default")
     if (in_ci or "LEASEHOLD_TEST_SEED" in os.environ) and config.getoption("hypothesis_seed", None) is None:
         config.option.hypothesis_seed = SEED
+
+
+def _heed_interrupts() -> None:
+    """What is begun with nohup, or in the background of a script, ignores these signals, and so do its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
