@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +29,22 @@ END $$
 
 
 @pytest.fixture
-def log() -> Iterator[LogCapture]:
+def log() -> LogCapture:
     """What is said, by anybody in this process."""
     capture = LogCapture()
-    before = structlog.get_config()
     structlog.configure(processors=[capture])
-    yield capture
-    structlog.configure(**before)
+    return capture
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging() -> Iterator[None]:
+    """Nobody's configuration of logs outlives its test: structlog, once configured, writes to standard output."""
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    yield
+    root.handlers[:], level = before
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
