@@ -9,7 +9,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from kernel.errors import ErrorInfo
-from kernel.fast_dataclass import replace
 from kernel.model.attempts import Drained, end_attempt, holds, lose_attempt
 from kernel.model.consequences import advance_run, ensure_started, fail_run, start_stage
 from kernel.model.draft import Decision, Draft, Moment
@@ -25,6 +24,7 @@ from kernel.model.machine import Status
 from kernel.model.retry import RetryPolicy
 from kernel.model.run import RunState
 from kernel.ports.journals import Decide
+from kernel.replace import replace
 from runtime.mailbox import Ask
 
 __all__ = ["Batch", "fail", "hand_back", "lose", "start", "transition"]

@@ -23,7 +23,6 @@ from kernel.authoring.annotations import Annotation
 from kernel.authoring.context import BodyCancelled, BodyIdentity
 from kernel.authoring.steps import RecordedStep, StepJournal
 from kernel.authoring.storage import BlockingBlobs
-from kernel.fast_dataclass import fast
 from kernel.model.attempts import Note, Raised
 from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
@@ -321,7 +320,6 @@ class CallPort(Protocol):
         ...
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyCall(Generic[T]):
     """One call of user code: how to prepare its arguments, and how to turn what it returns into an outcome.

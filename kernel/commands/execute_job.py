@@ -28,7 +28,6 @@ from kernel.errors import (
     StageNotFound,
     WorkflowNotFound,
 )
-from kernel.fast_dataclass import fast
 from kernel.idempotency_keys import check_idempotency_key
 from kernel.model.attempts import Completed, Outcome, Raised, Suspended, end_attempt, holds
 from kernel.model.consequences import ensure_started, start_stage
@@ -59,7 +58,6 @@ __all__ = [
 ]
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecuteJobResult:
     """How the attempt ended.

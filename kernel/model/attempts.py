@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from kernel.errors import ErrorInfo
-from kernel.fast_dataclass import fast
 from kernel.model.consequences import advance_run
 from kernel.model.draft import Draft
 from kernel.model.facts import (
@@ -58,7 +57,6 @@ class Note:
     actor: str | None = None
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
     """The body returned; its output has been validated."""

@@ -140,7 +140,6 @@ def _complete_run(draft: Draft) -> None:
         RunCompleted(
             duration_s=max((draft.moment.now - state.started_at).total_seconds(), 0.0),
             # Never with an exponent: people read it, and other programs parse it.
-            # Never with an exponent: people read it, and other programs parse it.
             total_cost=format(state.total_cost, "f"),
             total_tokens=state.total_tokens,
         )

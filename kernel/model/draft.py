@@ -14,7 +14,6 @@ from typing import Generic
 
 from typing_extensions import TypeVar
 
-from kernel.fast_dataclass import fast
 from kernel.model.facts import Fact
 from kernel.model.ids import attempt_token
 from kernel.model.run import RunState, evolve
@@ -28,7 +27,6 @@ _FAR_FUTURE = datetime(9999, 1, 1, tzinfo=UTC)
 """A year before the last date there is, so that it can still be written in every time zone."""
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """When and by whom something is decided; with the state and the command it determines the decision.
@@ -50,7 +48,6 @@ class Moment:
         return self.now + min(delay, _FAR_FUTURE - self.now)
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision(Generic[R_co]):
     """What a `decide` function answers: a result, the facts to append (none: change nothing) and the state after them.

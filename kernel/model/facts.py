@@ -22,7 +22,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from kernel.errors import EngineError, ErrorInfo, PayloadRefused
-from kernel.fast_dataclass import fast
 from kernel.model.execution_plan import ExecutionPlan
 
 __all__ = [
@@ -96,7 +95,6 @@ class BlobRef:
     size_bytes: int
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCreated:
     """The run exists; its body is the input. `config` is complete, by stage id, so that later defaults change nothing.
@@ -117,7 +115,6 @@ class RunCreated:
     type: Literal["run.created"] = "run.created"
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
     """Somebody drives the run for the first time: a session, or nobody in particular (`owner` is None)."""
@@ -136,7 +133,6 @@ class RunOwnerChanged:
     type: Literal["run.owner_changed"] = "run.owner_changed"
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCompleted:
     """Every stage is done; the output is that of the last group, which its stages' facts hold. Costs are USD."""
@@ -174,7 +170,6 @@ class RunRerun:
     type: Literal["run.rerun"] = "run.rerun"
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageScheduled:
     """The stage's turn has come, but its start is not in the same append."""
@@ -187,7 +182,6 @@ class StageScheduled:
     type: Literal["stage.scheduled"] = "stage.scheduled"
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted:
     """An attempt runs; only who names its token can end it. `resumed`: it is given the state of a suspension.
@@ -204,7 +198,6 @@ class StageStarted:
     type: Literal["stage.started"] = "stage.started"
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCompleted:
     """The stage's result is recorded; its body is the output. Metrics are numbers by name; durations are seconds."""

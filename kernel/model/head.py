@@ -10,7 +10,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from kernel.fast_dataclass import fast
 from kernel.model.machine import Status
 from kernel.model.plan import due
 from kernel.model.run import RunError, RunState
@@ -20,7 +19,6 @@ __all__ = ["Head", "Phase", "head_of"]
 Phase = Literal["pending", "delayed", "running", "retrying", "suspended", "queued", "ended"]
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """What a listing shows of a run and what claiming needs; `wake_at` is meant for the time without an owner.

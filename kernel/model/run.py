@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Any
 
 from kernel.errors import ErrorInfo
-from kernel.fast_dataclass import fast, replace
 from kernel.model.execution_plan import ExecutionPlan, PlannedGroup
 from kernel.model.facts import (
     AnnotationCreated,
@@ -38,6 +37,7 @@ from kernel.model.facts import (
 )
 from kernel.model.machine import ENDED, RUN_TRANSITIONS, STAGE_TRANSITIONS, Status, advance
 from kernel.model.stage import Body, StageFact, StageState, evolve_stage, fresh_stage
+from kernel.replace import replace
 
 COST_METRIC = "total_cost"
 TOKENS_METRIC = "total_tokens"
@@ -63,7 +63,6 @@ class Step:
     result: Body
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Everything that deciding about a run needs; `seq` is the sequence number of the last fact folded in.

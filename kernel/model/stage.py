@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import TypeAlias
 
 from kernel.errors import ErrorInfo
-from kernel.fast_dataclass import fast, replace
 from kernel.model.execution_plan import PlannedStage
 from kernel.model.facts import (
     BlobRef,
@@ -26,6 +25,7 @@ from kernel.model.facts import (
     StageSuspended,
 )
 from kernel.model.machine import ACTIVE, STAGE_TRANSITIONS, Status, advance
+from kernel.replace import replace
 
 __all__ = ["Body", "StageFact", "StageState", "Suspension", "evolve_stage", "fresh_stage", "next_attempt"]
 
@@ -63,7 +63,6 @@ class Suspension:
     check_failures: int = 0
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageState:
     """One stage of one run, in its current execution.

@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 
 from kernel.authoring.workflow import Workflow
 from kernel.errors import ErrorInfo
-from kernel.fast_dataclass import fast
 from kernel.model.attempts import Note, Raised
 from kernel.model.execution_plan import PlannedStage
 
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One attempt, ready to run: everything that a body may read, as raw JSON, and the definition that explains it.
@@ -53,7 +51,6 @@ class Attempt:
     steps: tuple[tuple[str, bytes], ...] = ()
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyCompleted:
     """The body returned this output, validated and encoded; artifacts are bytes by name, to be stored."""

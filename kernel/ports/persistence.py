@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from kernel.errors import EngineError
-from kernel.fast_dataclass import fast
 from kernel.model.head import Head
 
 __all__ = [
@@ -87,7 +86,6 @@ PRIORITIES = range(10)
 """What the priority of a run may be; `run.create` says what it means."""
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
     """The parts of a head that are written once, at creation. `trace_context` is a W3C carrier (`traceparent`, …).
@@ -107,7 +105,6 @@ class NewRun:
     trace_context: Mapping[str, str] | None = None
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
     """One change of one run; everything in it appears together or not at all.
@@ -147,7 +144,6 @@ class Append:
     parked_reason: str | None = None
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryRow:
     """One append as stored. `bodies` is the raw JSON of each inline payload by its key, empty when not asked for."""
@@ -161,7 +157,6 @@ class HistoryRow:
     bodies: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRow:
     """A run's head as stored; enough to list it and to wait for its end.
@@ -192,7 +187,6 @@ class HeadRow:
     updated_at: datetime
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHistory:
     """A run's head and its rows in order, read in one snapshot."""
@@ -349,7 +343,6 @@ class Sessions(Protocol):
         ...
 
 
-@fast
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
     """A run taken: the lease that fences it, whose it was (None: nobody's), and its history with bodies."""

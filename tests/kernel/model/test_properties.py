@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from kernel.ending import ending_of, ending_of_state
 from kernel.errors import IdempotencyInProgress
-from kernel.fast_dataclass import replace
 from kernel.model.attempts import Completed, Drained, Outcome, Raised, Suspended
 from kernel.model.execution_plan import ExecutionPlan
 from kernel.model.facts import AnnotationCreated, Fact, StageRetrying, StageStarted, decode_facts
@@ -30,6 +29,7 @@ from kernel.model.retry import RetryPolicy
 from kernel.model.run import RunState, fold
 from kernel.model.steps import decide_step
 from kernel.ports.persistence import HeadRow, HistoryRow, StoredHistory
+from kernel.replace import replace
 from tests.kernel.stories import EXAMPLES, OUTPUT, RUN_ID, Story, a_plan, a_run_of, an_error
 
 TURNS_MAX = 3000
