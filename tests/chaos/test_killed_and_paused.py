@@ -58,7 +58,7 @@ async def test_a_killed_process_loses_nothing_and_repeats_only_what_was_in_fligh
 
     async with Client(app(), database=world.url) as client:
         runs = await client.start_many(steps, range(500))
-        await until(lambda: len(world.effects()) > 1000, within_s=60)
+        await until(lambda: len(world.effects()) > 1500, within_s=60)
         await until(lambda: world.killed_in_a_body(victim), within_s=60)
         killed_at = time.time()
         results = [await run.result(timeout=60) for run in runs]

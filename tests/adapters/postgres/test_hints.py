@@ -73,6 +73,33 @@ async def test_a_storm_of_changes_is_a_handful_of_hints_without_content(home: Ho
     assert len(listener.payloads) <= passed_s / INTERVAL_S + 2
 
 
+async def test_the_end_of_a_run_is_news_to_others_and_not_to_who_drove_it(
+    home: Home, other: PostgresPersistence
+) -> None:
+    run = await home.started(await home.session())
+    await quiet(home.store)
+    await quiet(other)
+
+    for _stage in ("extract", "report"):
+        await run.land(home.store, run.owned(completing))
+
+    with fail_after(10):
+        assert await home.store.next_hint() is False
+        assert await other.next_hint() is True
+    # Nor is it news when the server tells it back.
+    with move_on_after(0.3):
+        assert await home.store.next_hint() is False
+
+
+async def test_a_run_that_can_be_claimed_is_news_to_its_own_process_too(home: Home) -> None:
+    await quiet(home.store)
+
+    await home.create()
+
+    with fail_after(10):
+        assert await home.store.next_hint() is True
+
+
 async def test_what_concerns_nobody_else_is_not_told(home: Home, listener: Heard) -> None:
     run = await home.started(await home.session())
     await quiet(home.store)

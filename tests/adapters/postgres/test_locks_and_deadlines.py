@@ -138,6 +138,23 @@ async def test_a_foreign_append_waits_for_a_lock_and_lands_when_it_is_gone(
     assert outcomes == [None]
 
 
+async def test_an_append_that_waits_for_a_lock_holds_up_no_other(
+    home: Home, admin: asyncpg.Connection, holder: asyncpg.Connection, schema: str
+) -> None:
+    locked, free = await home.create(), await home.started(await home.session())
+
+    async def waits() -> bool:
+        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(await admin.fetch(waiting))
+
+    async with create_task_group() as group, holder.transaction():
+        await holder.execute(f"SELECT FROM {schema}.runs WHERE id = $1 FOR UPDATE", locked.id)
+        group.start_soon(home.store.append, locked.foreign(annotating))
+        await until(waits)
+        await free.land(home.store, free.owned(annotating))
+        assert await waits()
+
+
 async def test_a_run_that_stays_locked_is_given_up_and_holds_up_no_other_for_longer(
     home: Home, open_at: Open, adapter_url: str, holder: asyncpg.Connection, schema: str
 ) -> None:
