@@ -58,6 +58,7 @@ class Storage:
     `database` names it for people, without password; `notice` is one line that they should know about it, if any.
     An embedded database has `find_server`: the process id of its server, or None while there is none; it raises an
     `Unavailable` that says so when its directory is gone, and with it everything that was stored.
+    `unanswered` counts the appends of this process that are queued or on their way, where there is such a queue.
     """
 
     persistence: Persistence
@@ -67,6 +68,7 @@ class Storage:
     database: str
     notice: str | None = None
     find_server: Callable[[], int | None] | None = None
+    unanswered: Callable[[], int] | None = None
 
 
 def choose_database(settings: Settings) -> str:
@@ -155,6 +157,7 @@ async def _postgres(
             ids=RandomIds(),
             database=database,
             notice=notice,
+            unanswered=lambda: persistence.unanswered,
         )
 
 

@@ -92,6 +92,11 @@ class Committer:
         """The connections, one per lane."""
         return self._lines
 
+    @property
+    def unanswered(self) -> int:
+        """How many appends are queued or on their way."""
+        return len(self._queue.unanswered)
+
     def start(self) -> None:
         """Begin to send."""
         self._lanes = [self._loop.create_task(self._drive(line), name="leasehold append") for line in self._lines]

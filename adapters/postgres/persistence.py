@@ -159,6 +159,14 @@ class PostgresPersistence:
         self.blobs: PostgresBlobStore = PostgresBlobStore(store.blobs, runner)
         self.clock: DatabaseClock = store.clock
 
+    @property
+    def unanswered(self) -> int:
+        """How many appends of this process are queued or on their way; readable from any thread.
+
+        Those that no owner makes wait outside while there are `committer.QUEUE_MAX`.
+        """
+        return self._store.committer.unanswered
+
     async def append(self, append: Append, /) -> None:
         await self._call(lambda: self._store.committer.append(append), detach=True)
 

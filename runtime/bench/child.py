@@ -198,18 +198,20 @@ async def _keep_busy(child: Child, request: Message) -> Message:
 async def _flood(child: Child, request: Message) -> Message:
     """Start so many runs at once, each by a task of its own, with no bound but what the engine sets."""
     workflow = _WORKFLOWS[request["workflow"]]
-    accepted = 0
+    unanswered = child.client.storage.unanswered or int
+    accepted = queued_peak = 0
 
     async def one(number: int) -> None:
-        nonlocal accepted
+        nonlocal accepted, queued_peak
         await child.client.start(workflow, _input(request, number))
         accepted += 1
+        queued_peak = max(queued_peak, unanswered())
 
     began = time.perf_counter()
     async with anyio.create_task_group() as tasks:
         for number in range(request["runs"]):
             tasks.start_soon(one, number)
-    return {"took_s": time.perf_counter() - began, "accepted": accepted}
+    return {"took_s": time.perf_counter() - began, "accepted": accepted, "queued_peak": queued_peak}
 
 
 async def _one_by_one(child: Child, request: Message) -> Message:

@@ -1,7 +1,8 @@
 """A flood: a client that starts runs without waiting for any, from as many tasks as there are runs.
 
 It must be slowed down to what the database commits. Nothing executes the runs, so all that grows is what waits in the
-client: its memory above idle, in all and for each start, of which a good part is the caller's own tasks.
+client: the appends that are queued, of which there is a bound, and its memory above idle, in all and for each start, of
+which a good part is the caller's own tasks.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ async def measure_flood(lab: Laboratory) -> Measurement:
         "runs": runs,
         "starts_per_s": runs / flooded["took_s"],
         "memory_peak_mb": None if above is None else above / 1_000_000,
+        "appends_queued_peak": flooded["queued_peak"],
         "kb_per_start": None if above is None else above / runs / 1024,
         "cpu_ms_per_start": 1000 * (usage["cpu_s"] - idle["cpu_s"]) / runs,
     }

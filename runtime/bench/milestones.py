@@ -215,6 +215,7 @@ ROWS: Sequence[Row] = (
     ),
     Row(label="  with a body that waits, KB", measure="actor_memory", path="kb_per_actor_in_body", noise=MEMORY_NOISE),
     Row(label="flood of starts, starts/s", measure="flood", path="starts_per_s", higher=True),
+    Row(label="  appends queued, at most", measure="flood", path="appends_queued_peak"),
     Row(label="  memory above idle, MB", measure="flood", path="memory_peak_mb", noise=MEMORY_NOISE),
     Row(label="  KB per start that waits", measure="flood", path="kb_per_start", noise=MEMORY_NOISE),
     Row(label="import runtime, s", measure="start_up_s", path="import", milestone=0.8, goal=0.35),
