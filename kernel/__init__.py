@@ -48,6 +48,7 @@ from kernel.commands.claim_pending_runs import ClaimedRun, ClaimPendingRuns, Cla
 from kernel.commands.create_run import CreateRun, CreateRunResult
 from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult
 from kernel.commands.reap_stale_leases import ReapStaleLeases, ReapStaleLeasesResult
+from kernel.commands.rerun_from import RerunFrom, RerunFromResult
 from kernel.commands.transition_run import TransitionRun, TransitionRunResult
 from kernel.commands.unpark_run import UnparkRun, UnparkRunResult
 from kernel.dispatch import Kernel, parse_command
@@ -142,6 +143,8 @@ __all__ = [
     "Ready",
     "ReapStaleLeases",
     "ReapStaleLeasesResult",
+    "RerunFrom",
+    "RerunFromResult",
     "RetryAfter",
     "RetryPolicy",
     "Revision",

@@ -34,6 +34,7 @@ from kernel.commands.claim_pending_runs import ClaimPendingRuns, claim_pending_r
 from kernel.commands.create_run import CreateRun, create_run
 from kernel.commands.execute_job import ExecuteJob, execute_job
 from kernel.commands.reap_stale_leases import ReapStaleLeases, reap_stale_leases
+from kernel.commands.rerun_from import RerunFrom, rerun_from
 from kernel.commands.transition_run import TransitionRun, transition_run
 from kernel.commands.unpark_run import UnparkRun, unpark_run
 from kernel.errors import InvalidCommand
@@ -96,6 +97,7 @@ ROUTES: Mapping[type[Command[Any]], Route[Any, Any]] = {
     ExecuteJob: route(ExecuteJob, execute_job),
     TransitionRun: route(TransitionRun, transition_run),
     CancelRun: route(CancelRun, cancel_run),
+    RerunFrom: route(RerunFrom, rerun_from),
     ReapStaleLeases: route(ReapStaleLeases, reap_stale_leases),
     UnparkRun: route(UnparkRun, unpark_run),
 }

@@ -24,10 +24,12 @@ __all__ = ["Ending", "ending_of", "ending_of_state"]
 class Ending:
     """The end of a run: `error` when it failed, `outputs` of its last group by stage id when it completed.
 
-    `parallel` says that the last group is one, and its outputs a mapping; `inline` are the payloads at hand.
+    `parallel` says that the last group is one, and its outputs a mapping; `inline` are the payloads at hand. `seq` is
+    that of the history as it was read: a run that is rerun goes beyond it.
     """
 
     run_id: str
+    seq: int
     workflow_id: str
     workflow_version: str
     status: Status
@@ -43,6 +45,7 @@ def ending_of_state(state: RunState, inline: Mapping[int, bytes]) -> Ending:
     stages = state.in_group(state.last_group.number) if state.status is Status.COMPLETED else []
     return Ending(
         run_id=state.run_id,
+        seq=state.seq,
         workflow_id=state.workflow_id,
         workflow_version=state.workflow_version,
         status=state.status,
@@ -62,6 +65,7 @@ def ending_of(stored: StoredHistory) -> Ending:
     end = _end(stored) if head.head.status is not Status.COMPLETED else None
     return Ending(
         run_id=head.run_id,
+        seq=head.seq,
         workflow_id=head.workflow_id,
         workflow_version=head.workflow_version,
         status=head.head.status,

@@ -213,17 +213,22 @@ class RunNotRerunnable(InvalidCommand):
 
 
 class IdempotencyKeyReused(InvalidCommand):
-    """The key belongs to a run that was created from another payload; `paths` are the places that differ."""
+    """The key belongs to a run that was created from another payload, or rerun with other arguments.
 
-    def __init__(self, key: str, *, run_id: str, paths: Sequence[str] = ()) -> None:
+    `paths` are the places that differ.
+    """
+
+    def __init__(
+        self, key: str, *, run_id: str, paths: Sequence[str] = (), sent: str = "created from another payload"
+    ) -> None:
         self.key: str = key
         self.run_id: str = run_id
         self.paths: tuple[str, ...] = tuple(paths)
         differing = f" (differing: {', '.join(self.paths)})" if self.paths else ""
         super().__init__(
-            f'Idempotency key "{key}" already belongs to run "{run_id}", created from another payload{differing}.',
+            f'Idempotency key "{key}" already belongs to run "{run_id}", {sent}{differing}.',
             field="idempotency_key",
-            hint="Use another key, or send the payload of that run.",
+            hint="Use another key, or send what was sent before.",
         )
 
 

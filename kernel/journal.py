@@ -62,6 +62,15 @@ class ForeignJournals:
 
     async def record(self, run_id: str, decide: Decide[R], /, *, ends_attempt: bool = False) -> R:
         """Decide on the stored history and append from outside."""
+        return await self._record(run_id, decide, conflicts_max=None if ends_attempt else CONFLICTS_MAX)
+
+    async def reopen(self, run_id: str, decide: Decide[R], /, *, key: KeyRecord | None = None) -> R:
+        """The same, with a key."""
+        return await self._record(run_id, decide, conflicts_max=CONFLICTS_MAX, key=key)
+
+    async def _record(
+        self, run_id: str, decide: Decide[R], *, conflicts_max: int | None, key: KeyRecord | None = None
+    ) -> R:
         conflicts = 0
         state: RunState | None = None
         while True:
@@ -77,10 +86,10 @@ class ForeignJournals:
             if not decision.facts:
                 return decision.result
             try:
-                await self._store.append(append_of(decision, moment, mode="foreign", expected=state.seq))
+                await self._store.append(append_of(decision, moment, mode="foreign", expected=state.seq, key=key))
             except StaleVersion:
                 conflicts += 1
-                if conflicts >= CONFLICTS_MAX and not ends_attempt:
+                if conflicts_max is not None and conflicts >= conflicts_max:
                     raise
                 continue
             return decision.result

@@ -195,6 +195,11 @@ class RunActor:
         return due(self.state)
 
     @property
+    def behind(self) -> bool:
+        """Whether somebody else has appended what was not read yet."""
+        return self._stale
+
+    @property
     def held(self) -> Collection[str]:
         """Tokens of the attempts that execute here."""
         return self._held.keys()
@@ -240,6 +245,9 @@ class RunActor:
 
     async def _step(self, tasks: anyio.abc.TaskGroup) -> bool:
         """Look once, and act or wait; False when the actor has nothing left to do with the run."""
+        if self._ended_here:
+            # The append that ended it gave it back too: what others want with it now, such as a rerun, is not ours.
+            return False
         while self._stale:
             await self._reload()
         # Taken last: what is taken is answered, so nothing may wait or go wrong before it is decided.
@@ -256,10 +264,8 @@ class RunActor:
             await self._commit(tasks, [*own, *asks])
             return True
         if Done() in steps:
-            if not self._ended_here:
-                # Somebody else ended it and left it ours, so that we would notice.
-                return not await self._release()
-            return False
+            # Somebody else ended it and left it ours, so that we would notice.
+            return not await self._release()
         for step in steps:
             if isinstance(step, Poll) and step.stage_id not in self._polling and not self._draining:
                 self._polling[step.stage_id] = anyio.CancelScope()

@@ -6,7 +6,7 @@ The keys of `run_json` are public and stable. Nothing here reads a store or a cl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +16,7 @@ from kernel.errors import ErrorInfo
 from kernel.model.facts import FORMAT
 from kernel.model.head import Phase
 from kernel.model.machine import ENDED, Status
-from kernel.model.run import RunError, RunState
+from kernel.model.run import RunError, RunState, Step
 from kernel.model.stage import Body, StageState
 from kernel.ports.persistence import HeadRow, LogLine
 
@@ -48,7 +48,8 @@ class FailureInfo:
 class StageInfo:
     """One stage of a run, in its current execution; numbers count from 1, `progress` is a share from 0 to 1.
 
-    `attempt` is 0 before the first start. `duration_s` is from the first start to the end, waiting included.
+    `attempt` is 0 before the first start. `duration_s` is from the first start to the end, waiting included. `steps`
+    are the names of its recorded steps, in order.
     """
 
     id: str
@@ -69,6 +70,7 @@ class StageInfo:
     error: FailureInfo | None = None
     output: Any = None
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,9 @@ def run_info(
         cancel_reason=None if state is None else state.cancel_reason,
         stages=None
         if state is None
-        else tuple(_stage(s, found, (progress or {}).get(s.id)) for s in state.stages.values()),
+        else tuple(
+            _stage(s, found, (progress or {}).get(s.id), state.steps.get(s.id, ())) for s in state.stages.values()
+        ),
     )
 
 
@@ -247,7 +251,7 @@ def _output(state: RunState, payloads: Mapping[Body, Any]) -> Any:
     return outputs if group.parallel else next(iter(outputs.values()))
 
 
-def _stage(stage: StageState, payloads: Mapping[Body, Any], report: LogLine | None) -> StageInfo:
+def _stage(stage: StageState, payloads: Mapping[Body, Any], report: LogLine | None, steps: Sequence[Step]) -> StageInfo:
     suspended = stage.suspension if stage.status is Status.SUSPENDED else None
     return StageInfo(
         id=stage.id,
@@ -268,6 +272,7 @@ def _stage(stage: StageState, payloads: Mapping[Body, Any], report: LogLine | No
         error=None if stage.error is None else _error(stage.error, stage.id),
         output=None if stage.output is None else payloads.get(stage.output),
         metrics=stage.metrics,
+        steps=tuple(step.name for step in steps),
     )
 
 
@@ -343,6 +348,7 @@ def _stage_json(stage: StageInfo, *, full: bool) -> dict[str, Any]:
         "error": _error_json(stage.error, full=full),
         "output": stage.output,
         "metrics": dict(stage.metrics),
+        "steps": list(stage.steps),
     }
 
 

@@ -125,6 +125,14 @@ class RoutedJournals:
                 continue
             return result
 
+    async def reopen(self, run_id: str, decide: Decide[R], /, *, key: KeyRecord | None = None) -> R:
+        """Decide on what the store has, whoever is still about to give the run back here."""
+        result = await self._foreign.reopen(run_id, decide, key=key)
+        actor = self._household.actors.get(run_id)
+        if actor is not None:
+            actor.look()
+        return result
+
     async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
         """From the actor's memory when the run lives here."""
         actor = self._household.actors.get(run_id)

@@ -13,11 +13,13 @@ import anyio
 from pydantic_core import from_json
 from typing_extensions import TypeVar
 
+from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.commands.cancel_run import CancelRun
+from kernel.commands.rerun_from import RerunFrom, RerunFromResult
 from kernel.commands.unpark_run import UnparkRun
 from kernel.ending import Ending
-from kernel.errors import RunCancelled, RunFailed, RunNotFound
+from kernel.errors import BlobNotFound, RunCancelled, RunFailed, RunNotFound
 from kernel.events import Event
 from kernel.journal import fetch_payloads, fold_stored, inline_bodies
 from kernel.model.machine import Status
@@ -52,16 +54,25 @@ class RunHandle(Generic[O_co]):
     async def result(self, timeout: float | timedelta | None = None) -> O_co:  # noqa: ASYNC109 - it is the interface
         """Wait for the end and return the output, typed when the workflow is known here, else as plain JSON.
 
+        Of a run that was rerun it is the next end.
+
         `timeout` is in seconds; when it elapses the run goes on.
         Raises: RunFailed, RunCancelled, TimeoutError, RunNotFound.
         """
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         with anyio.fail_after(seconds):
-            ending = await self._client.ended(self._run_id)
+            while True:
+                ending = await self._client.ended(self._run_id)
+                if ending.status is not Status.COMPLETED:
+                    break
+                try:
+                    output: O_co = await self._output(ending)
+                except BlobNotFound:
+                    if not await self._went_on(ending.seq):
+                        raise
+                else:
+                    return output
         match ending.status:
-            case Status.COMPLETED:
-                output: O_co = await self._output(ending)
-                return output
             case Status.CANCELLED:
                 raise RunCancelled(self._run_id, reason=ending.cancel_reason)
             case _:
@@ -84,12 +95,24 @@ class RunHandle(Generic[O_co]):
             return plain if ending.parallel else next(iter(plain.values()), None)
         return workflow.output_value(outputs)
 
+    async def _went_on(self, seq: int) -> bool:
+        """Whether the run has moved since: what was to be read of it may have been discarded by a rerun."""
+        head = (await self._client.storage.persistence.heads([self._run_id])).get(self._run_id)
+        return head is not None and head.seq > seq
+
     async def describe(self) -> RunInfo:
         """What is known of the run now, with its stages. Raises: RunNotFound."""
         persistence = self._client.storage.persistence
-        stored = await persistence.load(self._run_id)
-        state, inline = fold_stored(stored), inline_bodies(stored.rows)
-        payloads = await fetch_payloads(self._run_id, wanted_bodies(state), inline, self._client.storage.blobs)
+        while True:
+            stored = await persistence.load(self._run_id)
+            state, inline = fold_stored(stored), inline_bodies(stored.rows)
+            try:
+                payloads = await fetch_payloads(self._run_id, wanted_bodies(state), inline, self._client.storage.blobs)
+            except BlobNotFound:
+                if not await self._went_on(stored.head.seq):
+                    raise
+            else:
+                break
         reported: Mapping[str, LogLine] = {} if state.ended else await persistence.read_progress(self._run_id)
         return run_info(
             stored.head,
@@ -103,6 +126,26 @@ class RunHandle(Generic[O_co]):
     async def cancel(self, reason: str | None = None) -> bool:
         """Cancel the run; False when it had ended already. Raises: RunNotFound."""
         return (await self._client.kernel.dispatch(CancelRun(run_id=self._run_id, reason=reason))).cancelled
+
+    async def rerun_from(
+        self,
+        stage: Stage[Any, Any, Any] | str,
+        *,
+        keep_completed: bool = False,
+        idempotency_key: str | None = None,
+    ) -> RerunFromResult:
+        """Begin the run, which has ended, again at this stage: its group and all later ones get a new execution.
+
+        `keep_completed` keeps what has completed in the stage's own group. The same `idempotency_key` is one rerun.
+        Raises: RunNotFound, StageNotFound, RunNotRerunnable, IdempotencyKeyReused.
+        """
+        command = RerunFrom(
+            run_id=self._run_id,
+            from_stage_id=stage if isinstance(stage, str) else stage.id,
+            keep_completed=keep_completed,
+            idempotency_key=idempotency_key,
+        )
+        return await self._client.kernel.dispatch(command)
 
     async def unpark(self) -> bool:
         """Give a parked run back to whoever can drive it; False when it was not parked. Raises: RunNotFound."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from pydantic_core import from_json
 
-from kernel.errors import Unavailable
+from kernel.errors import BlobNotFound, Unavailable
 from kernel.events import Event, Log, StageProgress, public_event
-from kernel.journal import fetch_payloads, fold_stored, inline_bodies
-from kernel.model.facts import AnnotationCreated, Fact, RunCompleted, StageCompleted, decode_facts
+from kernel.journal import fetch_payloads, inline_bodies
+from kernel.model.facts import AnnotationCreated, Fact, RunCompleted, RunRerun, StageCompleted, decode_facts
 from kernel.model.machine import ENDED
-from kernel.model.run import RunState
+from kernel.model.run import RunState, fold
 from kernel.model.stage import Body
 from kernel.ports.blobs import BlobStore
 from kernel.ports.persistence import LogLine, StoredHistory
@@ -113,24 +113,42 @@ def _last_id(lines: Sequence[LogLine], before: int) -> int:
 
 
 async def _events(client: Client, stored: StoredHistory, after: int) -> list[Event]:
-    run_id, inline, blobs = stored.head.run_id, inline_bodies(stored.rows), client.storage.blobs
-    state: RunState | None = None
+    run_id, inline = stored.head.run_id, inline_bodies(stored.rows)
+    whole: StoredHistory | None = None
     events: list[Event] = []
     for row in stored.rows:
         for seq, fact in enumerate(decode_facts(row.events, run_id=run_id), start=row.first_seq):
             if seq <= after:
                 continue
-            if isinstance(fact, RunCompleted) and state is None:
+            if isinstance(fact, RunCompleted) and whole is None:
                 # Its output may lie anywhere in the history.
                 whole = await client.storage.persistence.load(run_id)
-                state, inline = fold_stored(whole), inline_bodies(whole.rows)
-            body = await _shown(fact, seq, state, inline, blobs, run_id)
+                inline = inline_bodies(whole.rows)
+            try:
+                body = await _shown(fact, seq, whole, inline, client.storage.blobs, run_id)
+            except BlobNotFound:
+                if not await _is_discarded(client, run_id, fact, seq):
+                    raise
+                body = None
             events.append(public_event(fact, run_id=run_id, seq=seq, at=row.at, body=body))
     return events
 
 
+async def _is_discarded(client: Client, run_id: str, fact: Fact, seq: int) -> bool:
+    """Whether a rerun came after this event and discarded its payload."""
+    later = await client.storage.persistence.load(run_id, after=seq, bodies=False)
+    stage_id = fact.stage_id if isinstance(fact, StageCompleted) else None
+    reruns = [
+        other
+        for row in later.rows
+        for other in decode_facts(row.events, run_id=run_id)
+        if isinstance(other, RunRerun) and (stage_id is None or stage_id in other.discarded)
+    ]
+    return bool(reruns)
+
+
 async def _shown(
-    fact: Fact, seq: int, state: RunState | None, inline: Mapping[int, bytes], blobs: BlobStore, run_id: str
+    fact: Fact, seq: int, whole: StoredHistory | None, inline: Mapping[int, bytes], blobs: BlobStore, run_id: str
 ) -> Any:
     """The payload that the event of this fact shows, as plain JSON."""
     match fact:
@@ -139,11 +157,18 @@ async def _shown(
         case AnnotationCreated():
             body = Body(seq)
         case RunCompleted():
-            assert state is not None
-            return await _output(state, inline, blobs)
+            assert whole is not None
+            return await _output(_state_at(whole, seq), inline, blobs)
         case _:
             return None
     return from_json((await fetch_payloads(run_id, [body], inline, blobs))[body])
+
+
+def _state_at(whole: StoredHistory, seq: int) -> RunState:
+    """The run as it was after this event, with whatever was appended together with it."""
+    run_id = whole.head.run_id
+    rows = [row for row in whole.rows if row.first_seq <= seq]
+    return fold(run_id, ((row.first_seq, row.at, decode_facts(row.events, run_id=run_id)) for row in rows))
 
 
 async def _output(state: RunState, inline: Mapping[int, bytes], blobs: BlobStore) -> Any:

@@ -315,7 +315,7 @@ class Supervisor(Client):
         actor = self._actors.get(run_id)
         if actor is not None:
             await actor.until_ended()
-            if actor.state.ended:
+            if actor.state.ended and not actor.behind:
                 return ending_of_state(actor.state, actor.inline)
         return await super().ended(run_id)
 

@@ -24,7 +24,7 @@ from kernel.model.facts import (
 from kernel.model.machine import Status
 from kernel.model.stage import StageState, next_attempt
 
-__all__ = ["Advanced", "advance_run", "close_stages", "ensure_started", "fail_run", "start_stage"]
+__all__ = ["Advanced", "advance_run", "begin_group", "close_stages", "ensure_started", "fail_run", "start_stage"]
 
 Advanced = Literal["advanced", "completed", "failed", "noop"]
 
@@ -39,7 +39,7 @@ def advance_run(draft: Draft) -> Advanced:
         return "noop"
     ensure_started(draft)
     if draft.state.group == 0:
-        _begin_group(draft, 1)
+        begin_group(draft, 1)
         return "advanced"
     group = draft.state.in_group(draft.state.group)
     failed = _first_failed(group)
@@ -53,7 +53,7 @@ def advance_run(draft: Draft) -> Advanced:
         fail_run(draft, failed.error, stage=failed)
         return "failed"
     if draft.state.group < len(draft.state.plan.groups):
-        _begin_group(draft, draft.state.group + 1)
+        begin_group(draft, draft.state.group + 1)
         return "advanced"
     _complete_run(draft)
     return "completed"
@@ -109,7 +109,8 @@ def _end_active(draft: Draft, stages: Iterable[StageState], *, reason: str = "a 
             draft.add(StageSkipped(stage_id=stage.id, execution=stage.execution, attempt=attempt, reason=reason))
 
 
-def _begin_group(draft: Draft, number: int) -> None:
+def begin_group(draft: Draft, number: int) -> None:
+    """Start or schedule what is active of this group; groups count from 1."""
     for stage in draft.state.in_group(number):
         if not stage.active:
             continue

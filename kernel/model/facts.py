@@ -163,10 +163,15 @@ class RunCancelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRerun:
-    """The run begins again at a stage; `discarded` stages get a new execution."""
+    """The run begins again at a stage; `discarded` stages get a new execution.
+
+    `key` is the idempotency key under which a caller asked for it, `keep_completed` what else the caller asked for.
+    """
 
     from_stage_id: str
     discarded: tuple[str, ...]
+    keep_completed: bool | None = None
+    key: str | None = None
     type: Literal["run.rerun"] = "run.rerun"
 
 

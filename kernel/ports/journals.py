@@ -41,6 +41,13 @@ class Journals(Protocol):
         """
         ...
 
+    async def reopen(self, run_id: str, decide: Decide[R], /, *, key: KeyRecord | None = None) -> R:
+        """As `record`, for a run that has ended: nobody drives it, so what counts is what the store has.
+
+        `key` is admitted in the same append. Raises: as `record`; KeyTaken, and then nothing was appended.
+        """
+        ...
+
     async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
         """The raw JSON of these bodies, wherever they are kept. Raises: BlobNotFound, RunNotFound, Unavailable."""
         ...

@@ -1,14 +1,15 @@
-"""Commands that change one run from outside: `cancel` and `unpark`. They need no app either."""
+"""Commands that change one run from outside: `cancel`, `rerun` and `unpark`. They need no app either."""
 
 from __future__ import annotations
 
 from runtime.commandline.failures import DONE, FAILED
-from runtime.commandline.invocation import Cancel, Unpark
+from runtime.commandline.invocation import Cancel, Rerun, Unpark
+from runtime.commandline.layout import printable
 from runtime.commandline.looking import describe
 from runtime.commandline.opening import Context, find_run, open_client
 from runtime.commandline.runs_view import short_id, status_span
 
-__all__ = ["cancel_run", "unpark_run"]
+__all__ = ["cancel_run", "rerun_run", "unpark_run"]
 
 
 async def cancel_run(command: Cancel, context: Context) -> int:
@@ -27,6 +28,30 @@ async def cancel_run(command: Cancel, context: Context) -> int:
             f"Nothing to cancel: run {short_id(handle.id)} had already ended, it is ", status_span(info.status), "."
         )
     return DONE if cancelled else FAILED
+
+
+async def rerun_run(command: Rerun, context: Context) -> int:
+    """Begin the run again at the stage; one that cannot be rerun is an error that says why."""
+    async with open_client(context) as client:
+        handle = await find_run(client, command.run)
+        result = await handle.rerun_from(
+            command.from_stage, keep_completed=command.keep_completed, idempotency_key=command.key
+        )
+        info = await describe(client, handle)
+    screen = context.screen
+    if screen.as_json:
+        screen.json(
+            {
+                "run_id": handle.id,
+                "from_stage_id": result.from_stage_id,
+                "discarded": list(result.discarded),
+                "status": info.status,
+            }
+        )
+    else:
+        again = printable(", ".join(result.discarded))
+        screen.line(f"Run {short_id(handle.id)} of {info.workflow_id} begins again: {again}.")
+    return DONE
 
 
 async def unpark_run(command: Unpark, context: Context) -> int:

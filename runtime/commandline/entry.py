@@ -23,6 +23,7 @@ from runtime.commandline.invocation import (
     Invocation,
     Logs,
     Migrate,
+    Rerun,
     Runs,
     Show,
     Start,
@@ -124,6 +125,10 @@ def _carry_out(invocation: Invocation, screen: Screen) -> int:
             from runtime.commandline.acting import cancel_run
 
             return run_async(lambda: cancel_run(command, context), settings)
+        case Rerun():
+            from runtime.commandline.acting import rerun_run
+
+            return run_async(lambda: rerun_run(command, context), settings)
         case Unpark():
             from runtime.commandline.acting import unpark_run
 

@@ -22,6 +22,7 @@ __all__ = [
     "Logs",
     "Migrate",
     "Options",
+    "Rerun",
     "Runs",
     "Show",
     "Start",
@@ -112,6 +113,16 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rerun:
+    """Begin one run again at a stage; `keep`: what has completed beside it stays."""
+
+    run: str
+    from_stage: str
+    keep_completed: bool = False
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unpark:
     """Give a parked run back."""
 
@@ -147,7 +158,7 @@ class Config:
 
 
 Command: TypeAlias = (
-    Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Unpark | Migrate | Bench | Config
+    Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Rerun | Unpark | Migrate | Bench | Config
 )
 
 

@@ -30,6 +30,7 @@ from runtime.commandline.invocation import (
     Logs,
     Migrate,
     Options,
+    Rerun,
     Runs,
     Show,
     Start,
@@ -60,6 +61,7 @@ look
 
 act
   cancel     cancel a run
+  rerun      begin a run that has ended again at one of its stages
   unpark     give back a run that could not be decided
 
 maintain
@@ -358,6 +360,15 @@ def _cancel(parser: argparse.ArgumentParser) -> _Make:
     return lambda known: Cancel(**_taken(Cancel, known))
 
 
+def _rerun(parser: argparse.ArgumentParser) -> _Make:
+    """Begin a run that has ended again at a stage: that stage, those beside it and all later ones are done again."""
+    _add_run(parser)
+    parser.add_argument("--from", dest="from_stage", required=True, metavar="STAGE", help="the stage's id")
+    parser.add_argument("--keep-completed", action="store_true", help="keep what has completed beside the stage")
+    parser.add_argument("--key", metavar="K", help="idempotency key: the same key is one rerun")
+    return lambda known: Rerun(**_taken(Rerun, known))
+
+
 def _unpark(parser: argparse.ArgumentParser) -> _Make:
     """Give back a run that was set aside because it could not be decided; it will be tried again."""
     _add_run(parser)
@@ -404,6 +415,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "history": _history,
     "logs": _logs,
     "cancel": _cancel,
+    "rerun": _rerun,
     "unpark": _unpark,
     "migrate": _migrate,
     "bench": _bench,

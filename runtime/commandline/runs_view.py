@@ -41,6 +41,7 @@ _SIGNS = {
 }
 _PAYLOAD_LENGTH = 2000
 _KEY_CELLS = 60
+_STEPS_MAX = 10
 
 RUN_COLUMNS = (
     Column("RUN"),
@@ -104,7 +105,7 @@ def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | 
         *fields(_facts(info, now, full=full)),
     ]
     if info.stages:
-        lines += [(), *stage_lines(info, now, width=width)]
+        lines += [(), *stage_lines(info, now, width=width), *_step_lines(info.stages, full=full)]
     if info.error is not None:
         where = f" (stage {info.error.stage_id})" if info.error.stage_id else ""
         lines += [(), line(Span("error", "dim"), "  ", Span(error_text(info.error), "red"), where)]
@@ -229,6 +230,18 @@ def stage_lines(info: RunInfo, now: datetime, *, width: int | None = None) -> li
         for stage in info.stages or ()
     ]
     return table(_STAGE_COLUMNS, rows, width=width)
+
+
+def _step_lines(stages: Sequence[StageInfo], *, full: bool) -> list[Line]:
+    """The recorded steps of each stage that has some; of many the last ones."""
+    lines: list[Line] = []
+    for stage in stages:
+        shown = stage.steps if full else stage.steps[-_STEPS_MAX:]
+        if shown:
+            more = f"{len(stage.steps) - len(shown)} before, " if len(shown) < len(stage.steps) else ""
+            names = ", ".join(printable(name) for name in shown)
+            lines.append(line(Span("steps", "dim"), f"  {printable(stage.id)}: {more}{names}"))
+    return [(), *lines] if lines else []
 
 
 def _halted_row(stage: StageInfo) -> Sequence[Cell]:

@@ -134,7 +134,9 @@ class HandStore:
             case "create":
                 self._create(append)
             case "foreign":
-                self._extend(self._at(append), append)
+                run = self._at(append)
+                self._admit(append)
+                self._extend(run, append)
             case "unpark":
                 run = self._at(append)
                 if run.parked_reason is None:
@@ -149,13 +151,17 @@ class HandStore:
         existing = self.runs.get(append.run_id)
         if existing is not None:
             raise StaleVersion(append.run_id, expected=append.expected, actual=existing.seq)
-        if append.key is not None and _name(append.key) in self.keys:
-            run_id, digest = self.keys[_name(append.key)]
-            raise KeyTaken(append.key, run_id=run_id, digest=digest)
-        if append.key is not None:
-            self.keys[_name(append.key)] = append.run_id, append.key.digest
+        self._admit(append)
         self.runs[append.run_id] = HandRun(new=append.new, head=append.head, created_at=append.at)
         self._extend(self.runs[append.run_id], append)
+
+    def _admit(self, append: Append) -> None:
+        if append.key is None:
+            return
+        if _name(append.key) in self.keys:
+            run_id, digest = self.keys[_name(append.key)]
+            raise KeyTaken(append.key, run_id=run_id, digest=digest)
+        self.keys[_name(append.key)] = append.run_id, append.key.digest
 
     def _at(self, append: Append) -> HandRun:
         run = self._run(append.run_id)

@@ -44,7 +44,7 @@ ONE_OF_EACH: list[Fact] = [
     RunCompleted(duration_s=1.5, total_cost="0.3", total_tokens=7),
     RunFailed(error=an_error(), stage_id="a", attempt=2),
     RunCancelled(reason="not needed"),
-    RunRerun(from_stage_id="b", discarded=("b",)),
+    RunRerun(from_stage_id="b", discarded=("b",), key=SECRET),
     StageScheduled(**OF_STAGE, queue="gpu"),
     StageStarted(**OF_STAGE, token=SECRET, key=SECRET, resumed=True),
     StageCompleted(**OF_STAGE, duration_s=1.5, output_blob=_BLOB, artifacts={"chart": _BLOB}),

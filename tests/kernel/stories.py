@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from kernel.commands.cancel_run import CancelRunResult, decide_cancel
 from kernel.commands.create_run import decide_create
 from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult, Started, decide_end, decide_start
+from kernel.commands.rerun_from import RerunFrom, RerunFromResult, decide_rerun
 from kernel.commands.transition_run import TransitionRunResult, decide_transition
 from kernel.errors import ErrorInfo
 from kernel.model.attempts import Completed, Drained, Outcome, Raised, Suspended, lose_attempt
-from kernel.model.consequences import advance_run
 from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.execution_plan import ExecutionPlan, OnFailure, PlannedGroup, PlannedStage
 from kernel.model.facts import Fact, RunCreated, RunOwnerChanged, RunRerun, decode_facts, encode_facts
@@ -197,18 +197,10 @@ class Story:
     def take_over(self, owner: str) -> None:
         self.add(RunOwnerChanged(owner=owner, previous=self.state.owner))
 
-    def rerun(self, stage_id: str) -> None:
+    def rerun(self, stage_id: str, *, keep_completed: bool = False) -> RerunFromResult:
         """Begin again at a stage's group, as a rerun does."""
-        group = self.state.stages[stage_id].plan.group
-        discarded = tuple(s.id for s in self.state.stages.values() if s.plan.group >= group)
-
-        def decide(state: RunState, moment: Moment) -> Decision[None]:
-            draft = Draft(state, moment)
-            draft.add(RunRerun(from_stage_id=stage_id, discarded=discarded))
-            advance_run(draft)
-            return draft.decided(None)
-
-        self.tell(decide)
+        command = RerunFrom(run_id=self.state.run_id, from_stage_id=stage_id, keep_completed=keep_completed)
+        return self.tell(lambda state, moment: decide_rerun(state, moment, command, events_max=10_000))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

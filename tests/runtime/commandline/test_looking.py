@@ -279,6 +279,30 @@ def test_cancelling_a_run_twice_says_so_the_second_time(world: World, command: C
     assert "not needed" in shown
 
 
+def test_a_run_that_has_ended_is_rerun_and_one_that_is_active_is_not(world: World, command: Command) -> None:
+    first = command("rerun", world.failed[-8:], "--from", "greet", "--key", "again")
+    repeated = command("rerun", world.failed, "--from", "greet", "--key", "again", "--json")
+    refused = command("rerun", world.failed, "--from", "greet")
+    _, shown, _ = command("show", world.failed, "--json")
+
+    assert first[0] == repeated[0] == 0
+    assert "begins again: greet" in first[1]
+    answer = {"run_id": world.failed, "from_stage_id": "greet", "discarded": ["greet"], "status": "RUNNING"}
+    assert json.loads(repeated[1]) == answer
+    assert refused[0] == 2
+    assert "cannot be rerun: it is RUNNING" in refused[2]
+    (stage,) = json.loads(shown)["stages"]
+    assert (stage["execution"], stage["attempt"], stage["status"]) == (2, 0, "PENDING")
+
+
+def test_a_rerun_from_a_stage_that_is_not_there_names_those_that_are(world: World, command: Command) -> None:
+    code, _, err = command("rerun", world.completed, "--from", "great")
+
+    assert code == 2
+    assert 'no stage "great"' in err
+    assert "greet" in err
+
+
 def test_a_run_that_is_not_parked_cannot_be_unparked(world: World, command: Command) -> None:
     code, _, err = command("unpark", world.completed)
     _, machine, _ = command("unpark", world.completed, "--json")

@@ -17,6 +17,7 @@ from runtime.commandline.invocation import (
     Logs,
     Migrate,
     Options,
+    Rerun,
     Runs,
     Show,
     Start,
@@ -52,6 +53,11 @@ from runtime.commandline.parser import HelpWanted, parse
         ("history 12345678", History(run="12345678")),
         ("logs 12345678 -f", Logs(run="12345678", follow=True)),
         ("cancel 12345678 --reason why", Cancel(run="12345678", reason="why")),
+        ("rerun 12345678 --from report", Rerun(run="12345678", from_stage="report")),
+        (
+            "rerun 12345678 --from report --keep-completed --key k",
+            Rerun(run="12345678", from_stage="report", keep_completed=True, key="k"),
+        ),
         ("unpark 12345678", Unpark(run="12345678")),
         ("migrate --sql", Migrate(sql=True)),
         ("config", Config()),
@@ -120,7 +126,21 @@ def test_what_cannot_be_understood_is_said_with_what_can(words: str, said: list[
     assert all(word in str(refused.value) for word in said), str(refused.value)
 
 
-COMMANDS = ["demo", "init", "up", "start", "runs", "show", "history", "logs", "cancel", "unpark", "migrate", "config"]
+COMMANDS = [
+    "demo",
+    "init",
+    "up",
+    "start",
+    "runs",
+    "show",
+    "history",
+    "logs",
+    "cancel",
+    "rerun",
+    "unpark",
+    "migrate",
+    "config",
+]
 
 
 @pytest.mark.parametrize("words", ["--help", "-h", "help", "--json --help"])

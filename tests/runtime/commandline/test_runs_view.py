@@ -127,3 +127,14 @@ def test_rows_fit_the_terminal_and_keep_the_id_and_the_status(width: int) -> Non
     assert all(width_of(each) <= width for each in lines)
     assert lines[1].startswith("95bcc5b0" if width > 40 else "95bcc5")
     assert "RUNNING" in lines[1]
+
+
+def test_recorded_steps_are_shown_below_the_stages_and_of_many_the_last_ones() -> None:
+    steps = tuple(f"page {n}" for n in range(12))
+
+    cut = shown(stages=(replace(STAGE, steps=steps),))
+    whole = shown(stages=(replace(STAGE, steps=steps),), full=True)
+
+    assert "steps  greet: 2 before, page 2, page 3" in cut
+    assert "steps  greet: page 0, page 1" in whole
+    assert "steps" not in shown()
