@@ -48,6 +48,7 @@ from kernel.commands.claim_pending_runs import ClaimedRun, ClaimPendingRuns, Cla
 from kernel.commands.create_run import CreateRun, CreateRunResult
 from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult
 from kernel.commands.reap_stale_leases import ReapStaleLeases, ReapStaleLeasesResult
+from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
 from kernel.commands.rerun_from import RerunFrom, RerunFromResult
 from kernel.commands.transition_run import TransitionRun, TransitionRunResult
 from kernel.commands.unpark_run import UnparkRun, UnparkRunResult
@@ -143,6 +144,8 @@ __all__ = [
     "Ready",
     "ReapStaleLeases",
     "ReapStaleLeasesResult",
+    "ReapStuckRuns",
+    "ReapStuckRunsResult",
     "RerunFrom",
     "RerunFromResult",
     "RetryAfter",

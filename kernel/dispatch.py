@@ -34,6 +34,7 @@ from kernel.commands.claim_pending_runs import ClaimPendingRuns, claim_pending_r
 from kernel.commands.create_run import CreateRun, create_run
 from kernel.commands.execute_job import ExecuteJob, execute_job
 from kernel.commands.reap_stale_leases import ReapStaleLeases, reap_stale_leases
+from kernel.commands.reap_stuck_runs import ReapStuckRuns, reap_stuck_runs
 from kernel.commands.rerun_from import RerunFrom, rerun_from
 from kernel.commands.transition_run import TransitionRun, transition_run
 from kernel.commands.unpark_run import UnparkRun, unpark_run
@@ -99,6 +100,7 @@ ROUTES: Mapping[type[Command[Any]], Route[Any, Any]] = {
     CancelRun: route(CancelRun, cancel_run),
     RerunFrom: route(RerunFrom, rerun_from),
     ReapStaleLeases: route(ReapStaleLeases, reap_stale_leases),
+    ReapStuckRuns: route(ReapStuckRuns, reap_stuck_runs),
     UnparkRun: route(UnparkRun, unpark_run),
 }
 

@@ -28,6 +28,7 @@ import anyio.abc
 
 from kernel.commands.create_run import find_fault
 from kernel.commands.execute_job import ExecuteJob, definition_of
+from kernel.commands.reap_stuck_runs import history_too_long
 from kernel.errors import (
     DefinitionChanged,
     EngineError,
@@ -79,9 +80,9 @@ class ActorStore(Appends, Histories, Protocol):
 class ActorHost:
     """What the actors of one process share.
 
-    A history of more than `history_warn` events is worth a warning. `wait` waits for a mailbox's bell, at most so many
-    seconds; `dispatch` carries out `job.execute`; `check` polls one suspended stage (run id, stage id); `left` is told
-    when an actor is gone.
+    A history of more than `history_warn` events is worth a warning, and one of more than `history_max` ends its run.
+    `wait` waits for a mailbox's bell, at most so many seconds; `dispatch` carries out `job.execute`; `check` polls one
+    suspended stage (run id, stage id); `left` is told when an actor is gone.
     """
 
     store: ActorStore
@@ -93,6 +94,7 @@ class ActorHost:
     suspects: Slots
     passivate_after_s: float
     history_warn: int
+    history_max: int
     wait: Wait
     dispatch: Callable[[ExecuteJob], Awaitable[object]]
     check: Callable[[str, str], Awaitable[object]]
@@ -255,7 +257,7 @@ class RunActor:
         try:
             now = self._host.clock.now()
             steps = plan(self.state, now, self._held)
-            own = self._own_asks(steps)
+            own = self._own_asks(steps) if self.state.seq <= self._host.history_max else self._end_of_overlong()
         except Exception as error:
             for ask in asks:
                 ask.fail(error if isinstance(error, EngineError) else ActorGone())
@@ -311,6 +313,11 @@ class RunActor:
         if begins and self._room:
             asks.append(Ask(transition, own=True))
         return asks
+
+    def _end_of_overlong(self) -> list[Ask]:
+        if self.state.ended:
+            return []
+        return [Ask(fail(history_too_long(self.state.seq, events_max=self._host.history_max)), own=True)]
 
     def _begins_with_bodies(self) -> bool:
         return self.state.status is Status.PENDING and any(s.queue is None for s in self.state.plan.group(1).stages)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
 import anyio.abc
@@ -21,6 +21,7 @@ import anyio.lowlevel
 
 from kernel.commands.execute_job import ExecuteJob
 from kernel.commands.poll_suspended_stages import poll_stage
+from kernel.commands.reap_stuck_runs import ReapStuckRuns
 from kernel.dispatch import Kernel
 from kernel.ending import Ending, ending_of_state
 from kernel.errors import Conflict, EngineError, LeaseLost, Unavailable
@@ -60,6 +61,9 @@ FULL_REST_S = 1.0
 FULL_TAKE = 10
 """A process that is full takes so many all the same, after such a rest: not everything that is due needs a body."""
 REOPEN_S = 0.5
+REPAIR_EVERY_S = 60.0
+REPAIR_EARLY = 0.9
+"""The chore is due again a little before whoever had it last asks again, so that it need not wait another round."""
 LEAVE_S = 5.0
 """How long handing back and closing may take once nothing runs any more."""
 
@@ -145,6 +149,7 @@ class Supervisor(Client):
         assert self._tasks is not None
         self._tasks.start_soon(self._serve, "session", self._keep_session)
         self._tasks.start_soon(self._serve, "claims", self._claim_runs)
+        self._tasks.start_soon(self._serve, "repairs", self._repair_runs)
 
     def _make_kernel(self, storage: Storage) -> Kernel:
         self._logbook = LogBook(store=storage.persistence)
@@ -170,6 +175,7 @@ class Supervisor(Client):
             suspects=self._suspects,
             passivate_after_s=self._settings.passivate_after.total_seconds(),
             history_warn=self._settings.history_events_max // 2,
+            history_max=self._settings.history_events_max,
             wait=self._wait,
             dispatch=self._execute,
             check=self._check,
@@ -520,6 +526,21 @@ class Supervisor(Client):
             await self.storage.persistence.append(append)
         except EngineError as refused:
             logger.warning("run.parking_failed", run_id=head.run_id, error=str(refused))
+
+    # -- repairs -------------------------------------------------------------------------------------------------------
+
+    async def _repair_runs(self) -> None:
+        """Look for stuck runs now and then; of all processes one does it, whichever asks first when it is time."""
+        while True:
+            session = self._session
+            if session is not None and not self._draining:
+                every = timedelta(seconds=REPAIR_EVERY_S * REPAIR_EARLY)
+                if await self.storage.persistence.take_chore(ReapStuckRuns.type, session.id, every=every):
+                    result = await self.kernel.dispatch(ReapStuckRuns())
+                    if result.healed or result.failed:
+                        logger.warning("runs.repaired", healed=result.healed, failed=result.failed)
+                        self._want_claim()
+            await anyio.sleep(REPAIR_EVERY_S)
 
     # -- leaving -------------------------------------------------------------------------------------------------------
 

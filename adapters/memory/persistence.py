@@ -22,10 +22,11 @@ from anyio import Event, get_current_task
 from anyio.lowlevel import checkpoint
 
 from adapters.log_lines import storable_line
-from adapters.memory import appends, leases, listings, logs
+from adapters.memory import appends, leases, listings, logs, repairs
 from adapters.memory.payloads import check_append, check_workflow
 from adapters.memory.tables import Tables, head_row, history_of
 from kernel.errors import EngineError, RunNotFound
+from kernel.model.head import Head
 from kernel.ports.clock import Clock
 from kernel.ports.persistence import (
     Append,
@@ -37,6 +38,7 @@ from kernel.ports.persistence import (
     RunQuery,
     SessionInfo,
     StoredHistory,
+    Suspects,
     WorkflowRecord,
 )
 
@@ -167,6 +169,21 @@ class MemoryPersistence:
 
     async def claim(self, session_id: str, limit: int, /) -> Sequence[Claimed]:
         return await self._in_turn(lambda tables, now: leases.take(tables, session_id, limit, now))
+
+    # -- Repairs ------------------------------------------------------------------------------------------------------
+
+    async def find_stuck(self, *, after: str | None, limit: int, events_max: int) -> Suspects:
+        return await self._in_turn(
+            lambda tables, _now: repairs.suspects_in(tables, after=after, limit=limit, events_max=events_max)
+        )
+
+    async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
+        return await self._in_turn(
+            lambda tables, now: repairs.mend(tables, run_id, head, expected=expected, seq=seq, now=now)
+        )
+
+    async def take_chore(self, name: str, _session_id: str, /, *, every: timedelta) -> bool:
+        return await self._in_turn(lambda tables, now: repairs.take_turn(tables, name, every=every, now=now))
 
     # -- Listings -----------------------------------------------------------------------------------------------------
 

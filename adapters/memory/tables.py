@@ -101,6 +101,7 @@ class Tables:
     keys: dict[tuple[str, str, str], Key] = field(default_factory=dict[tuple[str, str, str], Key])
     logs: dict[str, list[tuple[LogLine, bytes]]] = field(default_factory=dict[str, list[tuple[LogLine, bytes]]])
     log_count: int = 0
+    chores: dict[str, datetime] = field(default_factory=dict[str, datetime])
 
     def insert(self, run: Run) -> None:
         """Add a new run that nobody owns yet."""

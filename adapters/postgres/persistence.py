@@ -27,9 +27,11 @@ from adapters.postgres.migrating import check_version, migrated
 from adapters.postgres.partitions import extended_history
 from adapters.postgres.pooling import connect_two
 from adapters.postgres.reading import Histories
+from adapters.postgres.repairs import Repairs
 from adapters.postgres.sessions import Sessions
 from adapters.postgres.statements import DEFAULT_SCHEMA, Schema, checked_schema
 from adapters.postgres.workflows import WorkflowKeys, Workflows
+from kernel.model.head import Head
 from kernel.ports.persistence import (
     Append,
     Beat,
@@ -40,6 +42,7 @@ from kernel.ports.persistence import (
     RunQuery,
     SessionInfo,
     StoredHistory,
+    Suspects,
     WorkflowRecord,
 )
 
@@ -119,6 +122,7 @@ class _Store:
         self.workflows: Workflows = Workflows(self.line, schema)
         self.sessions: Sessions = Sessions(self.line, schema, self.keys, self.marks)
         self.claims: Claims = Claims(self.line, schema, self.marks)
+        self.repairs: Repairs = Repairs(self.line, schema, self.hints.tell)
         self.listings: Listings = Listings(self.line, schema)
         self.logs: Logs = Logs(self.line, schema)
         self.blobs: Blobs = Blobs(target, schema)
@@ -221,6 +225,15 @@ class PostgresPersistence:
 
     async def claim(self, session_id: str, limit: int, /) -> Sequence[Claimed]:
         return await self._call(lambda: self._store.claims.claim(session_id, limit))
+
+    async def find_stuck(self, *, after: str | None, limit: int, events_max: int) -> Suspects:
+        return await self._call(lambda: self._store.repairs.find_stuck(after, limit, events_max))
+
+    async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
+        return await self._call(lambda: self._store.repairs.heal(run_id, head, expected, seq))
+
+    async def take_chore(self, name: str, session_id: str, /, *, every: timedelta) -> bool:
+        return await self._call(lambda: self._store.repairs.take_chore(name, session_id, every))
 
     async def list_runs(self, query: RunQuery, /) -> Page:
         return await self._call(lambda: self._store.listings.list_runs(query))

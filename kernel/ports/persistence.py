@@ -39,10 +39,12 @@ __all__ = [
     "NewRun",
     "Page",
     "Persistence",
+    "Repairs",
     "RunQuery",
     "SessionInfo",
     "Sessions",
     "StoredHistory",
+    "Suspects",
     "WorkflowRecord",
     "Workflows",
 ]
@@ -366,6 +368,43 @@ class Claims(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Suspects:
+    """Runs that may be stuck, and where to go on looking for more (None: that was all)."""
+
+    run_ids: Sequence[str]
+    next: str | None = None
+
+
+class Repairs(Protocol):
+    """What keeps a store in order; any process may do it, and one at a time is enough."""
+
+    async def find_stuck(self, *, after: str | None, limit: int, events_max: int) -> Suspects:
+        """Runs that have not ended and that nothing will move, in the order of their ids.
+
+        They have no owner, are not due, not parked and wait for no job; or their owner is a session that does not
+        exist. Also those that only jobs move and whose history has more than `events_max` events. One look passes over
+        at most `limit` heads that are neither owned nor due; `after` is the `next` of the look before. Raises:
+        Unavailable.
+        """
+        ...
+
+    async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
+        """Write the head of a run that is stuck at sequence number `expected`; False when it is not (any more).
+
+        Afterwards nobody owns it, and it is due at `head.wake_at`, or now when that has passed. `seq` is that of the
+        history. Raises: Unavailable.
+        """
+        ...
+
+    async def take_chore(self, name: str, session_id: str, /, *, every: timedelta) -> bool:
+        """Whether it is the caller's turn to do a chore that somebody has to do once per so much time.
+
+        Of all processes that ask, one is told so; it need not say when it is done. Raises: Unavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
     """Which runs to list, newest first. `after` is the cursor of the page before; `since` bounds the creation."""
 
@@ -444,5 +483,5 @@ class Hints(Protocol):
         ...
 
 
-class Persistence(Appends, Histories, Workflows, Sessions, Claims, Listings, Logs, Hints, Protocol):
+class Persistence(Appends, Histories, Workflows, Sessions, Claims, Repairs, Listings, Logs, Hints, Protocol):
     """The whole store."""

@@ -56,6 +56,9 @@ class BehindMemory:
         assert run.wake_at is not None
         run.wake_at -= by
 
+    def strand(self, run_id: str) -> None:
+        self._store._tables.place(self._store._tables.runs[run_id], owner=None, wake_at=None)
+
 
 class BehindPostgres:
     def __init__(self, url: str) -> None:
@@ -71,6 +74,9 @@ class BehindPostgres:
     def age(self, run_id: str, by: timedelta) -> None:
         earlier = f"wake_at = wake_at - interval '{by.total_seconds()} seconds'"
         execute(self._url, f"UPDATE leasehold.runs SET {earlier} WHERE id = '{run_id}'")
+
+    def strand(self, run_id: str) -> None:
+        execute(self._url, f"UPDATE leasehold.runs SET owner = NULL, wake_at = NULL WHERE id = '{run_id}'")
 
 
 @pytest.fixture(scope="session")

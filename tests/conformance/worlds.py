@@ -45,6 +45,9 @@ class Backdoor(Protocol):
     def age(self, run_id: str, by: timedelta, /) -> None:
         """Let the run have been due for so much longer."""
 
+    def strand(self, run_id: str, /) -> None:
+        """Let nobody own the run, and let it never be due."""
+
 
 class World:
     """`store` is this process's view and `other` that of another process; `workflow` is known to both and to no other

@@ -35,6 +35,7 @@ from kernel.ports.persistence import (
     NewRun,
     Persistence,
     StoredHistory,
+    Suspects,
 )
 from tests.kernel.stories import NOW, OUTPUT
 
@@ -224,6 +225,25 @@ class HandStore:
     async def condemn_expired(self, limit: int, /) -> Sequence[str]:
         condemned, self.expired = self.expired[:limit], self.expired[limit:]
         return condemned
+
+    async def find_stuck(self, *, after: str | None, limit: int, events_max: int) -> Suspects:
+        idle = [run_id for run_id, run in sorted(self.runs.items()) if self._is_idle(run) and run_id > (after or "")]
+        found = [
+            id_ for id_ in idle[:limit] if self.runs[id_].head.phase != "queued" or self.runs[id_].seq > events_max
+        ]
+        return Suspects(run_ids=found, next=idle[limit - 1] if len(idle) > limit else None)
+
+    async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
+        run = self.runs[run_id]
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        if run.seq != expected or not self._is_idle(run):
+            return False
+        run.seq, run.head = seq, head
+        return True
+
+    def _is_idle(self, run: HandRun) -> bool:
+        return (run.owner, run.head.wake_at, run.parked_reason, run.head.completed_at) == (None,) * 4
 
     def _head(self, run_id: str, run: HandRun) -> HeadRow:
         return HeadRow(

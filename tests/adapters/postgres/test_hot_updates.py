@@ -19,8 +19,10 @@ pytestmark = pytest.mark.anyio
 RUNS = 200
 AT_ONCE = 10
 
-# What stays as it is while a run is being driven, and so may be indexed. `error` changes once, when a run fails.
+# What stays as it is while a run is being driven, and so may be indexed. `error` and `completed_at` change once, when a
+# run ends and its owner with it.
 INDEXABLE = {"id", "workflow_key", "priority", "wake_at", "owner", "attention", "publish_at", "parked_reason", "error"}
+INDEXABLE |= {"completed_at"}
 
 
 def utc_now() -> datetime:

@@ -47,6 +47,8 @@ REACHED_BY: dict[str, set[str]] = {
     "list_of_workflow": {"runs_workflow"},
     "find_runs": {"runs_short_id"},
     "unpark_workflows": {"runs_parked"},
+    "find_stuck": {"runs_idle", "runs_owner"},
+    "heal_run": BY_ID,
     "find_key": {"idempotency_keys_pkey"},
     "delete_expired_keys": {"idempotency_keys_pkey"},
     "read_logs": {"logs_run"},

@@ -266,6 +266,31 @@ HOT: dict[str, Hot] = {
         rows=PARKED + 1,
         pages=PARKED,
     ),
+    "find_stuck": Hot(
+        sent="per minute, by one process",
+        values=lambda crowd: (None, 1000, 10_000),
+        indexes={"runs_idle", "runs_owner", "jobs_pkey"},
+        rows=30,
+        # Ten by itself; the entries that other tests' rolled-back claims left in the index are looked up too.
+        pages=300,
+    ),
+    "heal_run": Hot(
+        sent="per run that is stuck",
+        values=lambda crowd: (
+            *(crowd.free[0].id, crowd.free[0].state.seq, crowd.free[0].state.seq, utc_now(), "RUNNING", "running"),
+            *(utc_now(), None, "0", 0, None),
+        ),
+        indexes={"runs_pkey"},
+        rows=2,
+        pages=30,
+    ),
+    "take_chore": Hot(
+        sent="per minute, by every process",
+        values=lambda crowd: ("run.reapStuck", crowd.session, "00:01"),
+        indexes=set(),
+        rows=1,
+        pages=10,
+    ),
     "list_newest": Hot(
         sent="per page of runs",
         values=a_page(None),

@@ -1,0 +1,171 @@
+"""`run.reapStuck`: repair runs that nobody would ever look at again, and end those whose history is too long.
+
+A run moves because its head says when it is due, whose it is, or which job it waits for. One whose head says none of
+this is stuck, however healthy its history: a row that was changed by hand, restored badly, or left behind by a mistake
+of ours. What the head should say is computed from the history, as always, and written back; then it is an ordinary run
+again, and whoever claims it does what is due. Time plays no part: a run that waits is no suspect, however long it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol
+
+from kernel.command import Command
+from kernel.commands.transition_run import decide_transition
+from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
+from kernel.journal import fold_stored
+from kernel.model.consequences import fail_run
+from kernel.model.draft import Decision, Draft, Moment
+from kernel.model.head import head_of
+from kernel.model.machine import Status
+from kernel.model.plan import Transition, plan
+from kernel.model.run import RunState
+from kernel.payloads import Limits
+from kernel.ports.clock import Clock
+from kernel.ports.journals import Journals
+from kernel.ports.persistence import Histories, Repairs, StoredHistory
+
+__all__ = [
+    "ReapStuckRuns",
+    "ReapStuckRunsPorts",
+    "ReapStuckRunsResult",
+    "decide_end_of_overlong",
+    "history_too_long",
+    "reap_stuck_runs",
+]
+
+LOOKED_AT = 1000
+"""Heads that one look passes over at most; the next one goes on behind them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReapStuckRunsResult:
+    """How many runs can go on again, and how many were ended because they cannot."""
+
+    failed: int
+    healed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReapStuckRuns(Command[ReapStuckRunsResult]):
+    """Repair up to `max_runs` runs that are stuck, or end them when there is nothing to repair."""
+
+    type: ClassVar[str] = "run.reapStuck"
+
+    max_runs: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that make no sense."""
+        if self.max_runs < 1:
+            raise InvalidCommand(f"max_runs must be at least 1, got {self.max_runs}.", field="max_runs")
+
+
+class ReapStuckRunsStore(Histories, Repairs, Protocol):
+    """The store, to find suspects, to read them and to mend their heads."""
+
+
+class ReapStuckRunsPorts(Protocol):
+    """What repairing touches."""
+
+    @property
+    def store(self) -> ReapStuckRunsStore:
+        """Where the heads are."""
+        ...
+
+    @property
+    def journals(self) -> Journals:
+        """Where histories are extended."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """When it is."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """How long a history may be."""
+        ...
+
+
+def history_too_long(events: int, *, events_max: int) -> ErrorInfo:
+    """The error of a run that has too many events to go on."""
+    message = f"its history has {events} events, and may have {events_max} (history_events_max)"
+    return ErrorInfo(type="HistoryTooLong", message=message, retryable=False)
+
+
+def decide_end_of_overlong(state: RunState, moment: Moment, *, events_max: int) -> Decision[bool]:
+    """Fail a run that has not ended and whose history is longer than it may be."""
+    draft = Draft(state, moment)
+    if state.ended or state.seq <= events_max:
+        return draft.decided(False)
+    fail_run(draft, history_too_long(state.seq, events_max=events_max))
+    return draft.decided(True)
+
+
+async def reap_stuck_runs(command: ReapStuckRuns, ports: ReapStuckRunsPorts) -> ReapStuckRunsResult:
+    """Look at every suspect once, and repair or end it; each run by itself, so a bad one harms no other.
+
+    Idempotent: a run that was repaired is no suspect any more. Interrupted, the next look finds what is left. Runs that
+    an actor drives end by themselves when their history is too long; here end those that only others extend.
+    Raises: Unavailable.
+    """
+    done = {"failed": 0, "healed": 0}
+    after: str | None = None
+    while True:
+        suspects = await ports.store.find_stuck(
+            after=after, limit=LOOKED_AT, events_max=ports.limits.history_events_max
+        )
+        for run_id in suspects.run_ids:
+            try:
+                outcome = await _repair(run_id, ports)
+            except Unavailable:
+                raise
+            except EngineError:
+                # Somebody else was faster, or it cannot be written: the next look tells.
+                continue
+            if outcome is not None:
+                done[outcome] += 1
+            if sum(done.values()) >= command.max_runs:
+                return ReapStuckRunsResult(**done)
+        after = suspects.next
+        if after is None:
+            return ReapStuckRunsResult(**done)
+
+
+async def _repair(run_id: str, ports: ReapStuckRunsPorts) -> Literal["failed", "healed"] | None:
+    """What became of one suspect; None when it was none after all."""
+    stored = await ports.store.load(run_id, bodies=False)
+    now, events_max = ports.clock.now(), ports.limits.history_events_max
+    state = _read(stored)
+    if state is None:
+        # Whoever takes it finds out why, and sets it aside or leaves it to a newer release.
+        return await _heal(stored, None, ports)
+    if not state.ended and state.seq > events_max:
+        ended = await ports.journals.record(
+            run_id, lambda state, moment: decide_end_of_overlong(state, moment, events_max=events_max)
+        )
+        return "failed" if ended else None
+    if stored.head.owner is None and state.status is Status.RUNNING and Transition() in plan(state, now, ()):
+        advanced = await ports.journals.record(run_id, decide_transition)
+        return None if advanced.action == "noop" else "healed"
+    return await _heal(stored, state, ports)
+
+
+def _read(stored: StoredHistory) -> RunState | None:
+    try:
+        return fold_stored(stored)
+    except EngineError:
+        return None
+
+
+async def _heal(stored: StoredHistory, state: RunState | None, ports: ReapStuckRunsPorts) -> Literal["healed"] | None:
+    """Write the head that the history leads to; a history that nobody can read makes its run due."""
+    seq = stored.head.seq if state is None else state.seq
+    head = replace(stored.head.head, wake_at=ports.clock.now()) if state is None else head_of(state)
+    if state is not None and not state.ended and head.wake_at is None and stored.head.owner is None:
+        # It waits for a queue, which may be long.
+        return None
+    mended = await ports.store.heal(stored.head.run_id, head, expected=stored.head.seq, seq=seq)
+    return "healed" if mended else None
