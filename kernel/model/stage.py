@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import TypeAlias
 
 from kernel.errors import ErrorInfo
@@ -208,4 +209,13 @@ def _retrying(stage: StageState, fact: StageRetrying, status: Status) -> StageSt
 
 def _added(old: Mapping[str, float], new: Mapping[str, float] | None) -> Mapping[str, float]:
     """A suspension and the completion after it both count."""
-    return {name: old.get(name, 0) + (new or {}).get(name, 0) for name in {**old, **new}} if new else old
+    if not new or not old:
+        return new or old
+    return {name: _sum(old.get(name, 0), new.get(name, 0)) for name in {**old, **new}}
+
+
+def _sum(one: float, other: float) -> float:
+    """As people add: 0.1 and 0.2 USD are 0.3 USD."""
+    if isinstance(one, int) and isinstance(other, int):
+        return one + other
+    return float(Decimal(str(one)) + Decimal(str(other)))
