@@ -11,6 +11,9 @@ from anyio.lowlevel import checkpoint
 
 from kernel import LeaseLost, RetryPolicy, RunFailed, StageContext, TransitionRun, WorkflowBuilder, stage
 from kernel.errors import PayloadRefused
+from kernel.model.draft import Decision, Draft, Moment
+from kernel.model.facts import AnnotationCreated
+from kernel.model.run import RunState
 from kernel.ports.persistence import Append
 from runtime import RunHandle
 from runtime.mailbox import Mailbox
@@ -109,6 +112,31 @@ async def test_a_faulty_run_that_is_cancelled_while_its_fault_is_recorded_is_not
             await until(lambda: supervisor.stats().actors == 0)
             head = (await held.load(run.id)).head
     assert (head.head.status, head.parked_reason, head.owner) == ("CANCELLED", None, None)
+
+
+async def test_what_is_noted_of_a_run_while_its_end_is_recorded_is_recorded_after_it():
+    held, workflow, noted = HeldStore(), echo(), list[bool]()
+    place = in_memory(held)
+
+    def note(state: RunState, moment: Moment) -> Decision[bool]:
+        draft = Draft(state, moment)
+        draft.add(AnnotationCreated(key="note"), b'"seen"')
+        return draft.decided(True)
+
+    async def annotate(run: RunHandle[Doc]) -> None:
+        noted.append(await supervisor.kernel.ports.journals.record(run.id, note))
+
+    async with place.supervisor(workflow) as supervisor, anyio.create_task_group() as tasks:
+        held.before = lambda append: append.mode == "owned"
+        run = await supervisor.start(workflow, Doc(text="x"))
+        await until(lambda: held.held)
+        tasks.start_soon(annotate, run)
+        await anyio.wait_all_tasks_blocked()
+        held.hold_nothing_new()
+        held.let_go()
+        assert await run.result() == Doc(text="x")
+        await until(lambda: noted, within_s=5)
+        assert [event.type for event in await run.history()][-2:] == ["run.completed", "annotation.created"]
 
 
 class UncheckedRuns(HeldStore):

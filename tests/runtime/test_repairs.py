@@ -23,12 +23,15 @@ from kernel import (
     batch_stage,
     stage,
 )
+from kernel.journal import append_of, fold_stored
+from kernel.model.draft import Draft, Moment
+from kernel.model.facts import RunStarted, StageCompleted, StageStarted
 from kernel.ports.persistence import HeadRow
-from runtime import RunHandle
+from runtime import Client, RunHandle
 from runtime.supervisor import Supervisor
 from tests.conftest import execute
 from tests.runtime.counted_wire import CountedWire
-from tests.runtime.gates import Doc, Gate, echo
+from tests.runtime.gates import Doc, Gate, echo, three_stages
 from tests.runtime.shared_store import SharedStore, on_postgres, until
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +112,31 @@ async def test_a_history_that_cannot_be_read_is_parked_with_its_reason(postgres:
         execute(postgres.url or "", f"UPDATE leasehold.history SET events = '[{{}}]' WHERE run_id = '{run.id}'")
         async with postgres.supervisor(workflow):
             await until(lambda: is_parked(client, run))
+
+
+async def test_a_completion_whose_process_died_before_it_advanced_the_run_is_advanced_by_the_next_owner(
+    store: SharedStore,
+):
+    log: list[tuple[str, str]] = []
+    workflow = three_stages(log)
+    async with store.client(workflow) as client:
+        run = await client.start(workflow, Doc(text="x"))
+        await complete_without_consequences(client, run, "a")
+        async with store.supervisor(workflow):
+            assert await run.result(timeout=10) == Doc(text="x")
+    assert log == [(run.id, "b"), (run.id, "c")]
+
+
+async def complete_without_consequences(client: Client, run: RunHandle[Any], stage_id: str) -> None:
+    """What an engine leaves behind that records an end and its consequences in two steps, and died in between."""
+    storage = client.storage
+    moment = Moment(now=storage.clock.now(), append_id=storage.ids.append_id())
+    draft = Draft(fold_stored(await storage.persistence.load(run.id)), moment)
+    expected = draft.state.seq
+    draft.add(RunStarted())
+    draft.add(StageStarted(stage_id=stage_id, execution=1, attempt=1, token="t"))
+    draft.add(StageCompleted(stage_id=stage_id, execution=1, attempt=1, duration_s=0.0), b'{"text":"x"}')
+    await storage.persistence.append(append_of(draft.decided(None), moment, mode="foreign", expected=expected))
 
 
 # -- left alone --------------------------------------------------------------------------------------------------------
