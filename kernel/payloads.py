@@ -19,13 +19,15 @@ __all__ = ["Limits", "blob_key", "place_payload", "put_blob"]
 class Limits:
     """Bounds of what one run may store, and for how long an idempotency key is kept.
 
-    Sizes are bytes of JSON; `history_events_max` counts facts.
+    Sizes are bytes of JSON; `history_events_max` counts facts. A run of a workflow that no process has known for
+    `unknown_workflow_grace` fails; None: it waits for ever.
     """
 
     payload_inline_bytes_max: int = 16_384
     payload_bytes_max: int = 67_108_864
     history_events_max: int = 10_000
     idempotency_expiry: timedelta = timedelta(days=30)
+    unknown_workflow_grace: timedelta | None = None
 
 
 class PayloadPorts(Protocol):

@@ -191,6 +191,7 @@ class Client:
             payload_bytes_max=self._settings.payload_bytes_max,
             history_events_max=self._settings.history_events_max,
             idempotency_expiry=self._settings.idempotency_expiry,
+            unknown_workflow_grace=self._settings.unknown_workflow_grace,
         )
 
     @property

@@ -177,6 +177,9 @@ class MemoryPersistence:
             lambda tables, _now: repairs.suspects_in(tables, after=after, limit=limit, events_max=events_max)
         )
 
+    async def find_unknown(self, *, grace: timedelta, limit: int) -> Sequence[str]:
+        return await self._in_turn(lambda tables, now: repairs.unknown_in(tables, grace=grace, limit=limit, now=now))
+
     async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
         return await self._in_turn(
             lambda tables, now: repairs.mend(tables, run_id, head, expected=expected, seq=seq, now=now)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from adapters.memory.tables import Run, Tables
 from kernel.model.head import Head
 from kernel.ports.persistence import Suspects
 
-__all__ = ["mend", "suspects_in", "take_turn"]
+__all__ = ["mend", "suspects_in", "take_turn", "unknown_in"]
 
 
 def suspects_in(tables: Tables, *, after: str | None, limit: int, events_max: int) -> Suspects:
@@ -19,6 +20,22 @@ def suspects_in(tables: Tables, *, after: str | None, limit: int, events_max: in
     page = idle[:limit]
     found = [run_id for run_id in page if _is_stuck(tables.runs[run_id]) or tables.runs[run_id].seq > events_max]
     return Suspects(run_ids=found, next=page[-1] if len(idle) > limit else None)
+
+
+def unknown_in(tables: Tables, *, grace: timedelta, limit: int, now: datetime) -> Sequence[str]:
+    """Those that have been due for long, longest first, and that nobody knows."""
+    remembered = [session for session in tables.sessions.values() if session.expires_at > now - grace]
+    known = {definition for session in remembered for definition in session.definitions}
+    unowned = [run for run in tables.waiting.values() if run.wake_at is not None and run.wake_at <= now - grace]
+    orphans = [
+        run
+        for session in tables.sessions.values()
+        if session.condemned and session.expires_at <= now - grace
+        for run in session.runs.values()
+        if not run.ended
+    ]
+    unknown = [run for run in (*unowned, *orphans) if run.definition not in known]
+    return [run.run_id for run in sorted(unknown, key=lambda run: run.wake_at or now)[:limit]]
 
 
 def mend(tables: Tables, run_id: str, head: Head, *, expected: int, seq: int, now: datetime) -> bool:

@@ -229,6 +229,9 @@ class PostgresPersistence:
     async def find_stuck(self, *, after: str | None, limit: int, events_max: int) -> Suspects:
         return await self._call(lambda: self._store.repairs.find_stuck(after, limit, events_max))
 
+    async def find_unknown(self, *, grace: timedelta, limit: int) -> Sequence[str]:
+        return await self._call(lambda: self._store.repairs.find_unknown(grace, limit))
+
     async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
         return await self._call(lambda: self._store.repairs.heal(run_id, head, expected, seq))
 

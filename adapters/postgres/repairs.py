@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from adapters.postgres.connections import Line
@@ -23,6 +23,7 @@ class Repairs:
         self._line = line
         self._hint = hint
         self._sql_find = statement("find_stuck", schema)
+        self._sql_unknown = statement("find_unknown", schema)
         self._sql_heal = statement("heal_run", schema)
         self._sql_chore = statement("take_chore", schema)
 
@@ -30,6 +31,11 @@ class Repairs:
         with mapped("look for stuck runs"):
             rows = await self._line.fetch("look for stuck runs", self._sql_find, after, limit, events_max)
         return Suspects(run_ids=rows[0]["ids"], next=rows[0]["next"])
+
+    async def find_unknown(self, grace: timedelta, limit: int) -> Sequence[str]:
+        with mapped("look for runs of unknown workflows"):
+            rows = await self._line.fetch("look for runs of unknown workflows", self._sql_unknown, grace, limit)
+        return [row[0] for row in rows]
 
     async def heal(self, run_id: str, head: Head, expected: int, seq: int) -> bool:
         with mapped("repair a run"):

@@ -8,8 +8,9 @@ again, and whoever claims it does what is due. Time plays no part: a run that wa
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from kernel.command import Command
 from kernel.commands.transition_run import decide_transition
@@ -34,6 +35,9 @@ __all__ = [
     "history_too_long",
     "reap_stuck_runs",
 ]
+
+Outcome: TypeAlias = Literal["failed", "healed"]
+Treatment: TypeAlias = Callable[[str, "ReapStuckRunsPorts"], Awaitable[Outcome | None]]
 
 LOOKED_AT = 1000
 """Heads that one look passes over at most; the next one goes on behind them."""
@@ -111,30 +115,59 @@ async def reap_stuck_runs(command: ReapStuckRuns, ports: ReapStuckRunsPorts) -> 
     an actor drives end by themselves when their history is too long; here end those that only others extend.
     Raises: Unavailable.
     """
-    done = {"failed": 0, "healed": 0}
+    done: dict[Outcome, int] = {"failed": 0, "healed": 0}
+    async for run_id, treat in _suspects(command, ports):
+        try:
+            outcome = await treat(run_id, ports)
+        except Unavailable:
+            raise
+        except EngineError:
+            # Somebody else was faster, or it cannot be written: the next look tells.
+            continue
+        if outcome is not None:
+            done[outcome] += 1
+        if sum(done.values()) >= command.max_runs:
+            break
+    return ReapStuckRunsResult(failed=done["failed"], healed=done["healed"])
+
+
+async def _suspects(command: ReapStuckRuns, ports: ReapStuckRunsPorts) -> AsyncIterator[tuple[str, Treatment]]:
+    """Every suspect, with what is to be done about it."""
     after: str | None = None
     while True:
-        suspects = await ports.store.find_stuck(
-            after=after, limit=LOOKED_AT, events_max=ports.limits.history_events_max
-        )
-        for run_id in suspects.run_ids:
-            try:
-                outcome = await _repair(run_id, ports)
-            except Unavailable:
-                raise
-            except EngineError:
-                # Somebody else was faster, or it cannot be written: the next look tells.
-                continue
-            if outcome is not None:
-                done[outcome] += 1
-            if sum(done.values()) >= command.max_runs:
-                return ReapStuckRunsResult(**done)
-        after = suspects.next
+        page = await ports.store.find_stuck(after=after, limit=LOOKED_AT, events_max=ports.limits.history_events_max)
+        for run_id in page.run_ids:
+            yield run_id, _repair
+        after = page.next
         if after is None:
-            return ReapStuckRunsResult(**done)
+            break
+    grace = ports.limits.unknown_workflow_grace
+    if grace is not None:
+        for run_id in await ports.store.find_unknown(grace=grace, limit=command.max_runs):
+            yield run_id, _give_up
 
 
-async def _repair(run_id: str, ports: ReapStuckRunsPorts) -> Literal["failed", "healed"] | None:
+async def _give_up(run_id: str, ports: ReapStuckRunsPorts) -> Outcome | None:
+    """Fail a run of a workflow that nobody knows, as somebody has asked for by setting a grace."""
+    head = (await ports.store.load(run_id, bodies=False)).head
+    if head.owner_live:
+        # A process has come that knows it.
+        return None
+    grace = ports.limits.unknown_workflow_grace
+
+    def decide(state: RunState, moment: Moment) -> Decision[bool]:
+        draft = Draft(state, moment)
+        if state.ended:
+            return draft.decided(False)
+        what = f'workflow "{state.workflow_id}" version "{state.workflow_version}"'
+        message = f"no process has known {what} for {grace} (unknown_workflow_grace)"
+        fail_run(draft, ErrorInfo(type="WorkflowNotFound", message=message, retryable=False))
+        return draft.decided(True)
+
+    return "failed" if await ports.journals.record(run_id, decide) else None
+
+
+async def _repair(run_id: str, ports: ReapStuckRunsPorts) -> Outcome | None:
     """What became of one suspect; None when it was none after all."""
     stored = await ports.store.load(run_id, bodies=False)
     now, events_max = ports.clock.now(), ports.limits.history_events_max
@@ -160,7 +193,7 @@ def _read(stored: StoredHistory) -> RunState | None:
         return None
 
 
-async def _heal(stored: StoredHistory, state: RunState | None, ports: ReapStuckRunsPorts) -> Literal["healed"] | None:
+async def _heal(stored: StoredHistory, state: RunState | None, ports: ReapStuckRunsPorts) -> Outcome | None:
     """Write the head that the history leads to; a history that nobody can read makes its run due."""
     seq = stored.head.seq if state is None else state.seq
     head = replace(stored.head.head, wake_at=ports.clock.now()) if state is None else head_of(state)

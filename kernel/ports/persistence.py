@@ -388,6 +388,13 @@ class Repairs(Protocol):
         """
         ...
 
+    async def find_unknown(self, *, grace: timedelta, limit: int) -> Sequence[str]:
+        """At most `limit` runs, due for `grace` or longer, of workflows that no session has known for so long.
+
+        Sessions that have ended count for as long as they are remembered. Raises: Unavailable.
+        """
+        ...
+
     async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
         """Write the head of a run that is stuck at sequence number `expected`; False when it is not (any more).
 

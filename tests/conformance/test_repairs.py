@@ -157,3 +157,36 @@ async def test_a_chore_comes_up_again_when_its_time_has_passed(world: World) -> 
         return await world.other.take_chore(name, session, every=every)
 
     assert await world.until(again)
+
+
+HOUR = timedelta(hours=1)
+
+
+async def test_a_run_that_is_due_for_long_and_that_nobody_knows_is_told_and_no_other_is(world: World) -> None:
+    nobodys = f"{world.workflow}-unknown"
+    await world.define(nobodys)
+    await world.session()
+    late, fresh = [await world.create(workflow=nobodys) for _ in range(2)]
+    known = await world.create()
+    for run in (late, known):
+        world.backdoor.age(run.id, 2 * HOUR)
+
+    found = await world.store.find_unknown(grace=HOUR, limit=100)
+
+    ours = {late.id, fresh.id, known.id}
+    assert [run_id for run_id in found if run_id in ours] == [late.id]
+
+
+async def test_no_more_unknown_runs_are_told_than_asked_for_longest_first(world: World) -> None:
+    nobodys = f"{world.workflow}-unknown"
+    await world.define(nobodys)
+    runs = [await world.create(workflow=nobodys) for _ in range(3)]
+    for n, run in enumerate(runs):
+        world.backdoor.age(run.id, timedelta(days=300 + n))
+
+    two = await world.store.find_unknown(grace=timedelta(days=200), limit=2)
+    found = await world.store.find_unknown(grace=timedelta(days=200), limit=1000)
+
+    assert len(two) == 2
+    ours = [run.id for run in reversed(runs)]
+    assert [run_id for run_id in found if run_id in ours] == ours

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from kernel.authoring.workflow import Workflow
@@ -232,6 +232,11 @@ class HandStore:
             id_ for id_ in idle[:limit] if self.runs[id_].head.phase != "queued" or self.runs[id_].seq > events_max
         ]
         return Suspects(run_ids=found, next=idle[limit - 1] if len(idle) > limit else None)
+
+    async def find_unknown(self, *, grace: timedelta, limit: int) -> Sequence[str]:
+        late = self.clock.now() - grace
+        runs = self.runs.items()
+        return [run_id for run_id, run in runs if run.head.wake_at is not None and run.head.wake_at <= late][:limit]
 
     async def heal(self, run_id: str, head: Head, /, *, expected: int, seq: int) -> bool:
         run = self.runs[run_id]

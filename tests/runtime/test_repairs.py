@@ -208,7 +208,7 @@ async def test_a_stage_that_outlasts_its_lease_many_times_under_a_live_session_r
     async with store.supervisor(workflow, **brief) as first, store.supervisor(workflow, **brief) as second:
         run = await first.start(workflow, Doc(text="x"))
         await until(lambda: gate.entered)
-        for _ in range(4):
+        for _ in range(2):
             since = (await head_of(first, run)).updated_at
             now = first.storage.clock.now()
             await until(lambda now=now: first.storage.clock.now() - now > timedelta(seconds=0.6))
@@ -239,6 +239,19 @@ def restless() -> Workflow[Doc, Doc]:
         raise OSError("again")
 
     return WorkflowBuilder("restless", input=Doc, output=Doc).pipe(again).build()
+
+
+async def test_a_run_whose_workflow_nobody_knows_fails_only_where_a_grace_is_set(postgres: SharedStore):
+    ours, theirs = echo(), echo("theirs")
+    async with postgres.client(theirs) as client:
+        run = await client.start(theirs, Doc(text="x"))
+        damage(postgres, run.id, "wake_at = wake_at - interval '2 days'")
+        async with postgres.supervisor(ours) as supervisor:
+            assert (await supervisor.kernel.dispatch(ReapStuckRuns())).failed == 0
+        execute(postgres.url or "", "DELETE FROM leasehold.maintenance")
+        async with postgres.supervisor(ours, unknown_workflow_grace=86_400.0):
+            with pytest.raises(RunFailed, match="unknown_workflow_grace"):
+                await run.result(timeout=10)
 
 
 # -- what it costs -----------------------------------------------------------------------------------------------------

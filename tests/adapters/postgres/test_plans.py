@@ -48,6 +48,7 @@ REACHED_BY: dict[str, set[str]] = {
     "find_runs": {"runs_short_id"},
     "unpark_workflows": {"runs_parked"},
     "find_stuck": {"runs_idle", "runs_owner"},
+    "find_unknown": {"runs_claim", "runs_owner"},
     "heal_run": BY_ID,
     "find_key": {"idempotency_keys_pkey"},
     "delete_expired_keys": {"idempotency_keys_pkey"},

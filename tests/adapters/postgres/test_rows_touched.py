@@ -274,6 +274,14 @@ HOT: dict[str, Hot] = {
         # Ten by itself; the entries that other tests' rolled-back claims left in the index are looked up too.
         pages=300,
     ),
+    "find_unknown": Hot(
+        sent="per minute, by one process, where a grace is set",
+        # Nobody has known anything for no time at all: all workflows are looked for, and what is due of them.
+        values=lambda crowd: ("-01:00", CLAIMED),
+        indexes={"runs_claim", "runs_owner"},
+        rows=DUE + ORPHANS + SLEEPING + WAITING + 100,
+        pages=DUE + ORPHANS + SLEEPING + WAITING + 500,
+    ),
     "heal_run": Hot(
         sent="per run that is stuck",
         values=lambda crowd: (

@@ -226,6 +226,29 @@ def test_a_run_at_the_limit_goes_on() -> None:
     assert hands.dispatch(ReapStuckRuns()) == HEALED
 
 
+def test_a_run_of_a_workflow_that_nobody_knows_waits_for_ever_unless_there_is_a_grace() -> None:
+    hands = Hands(documents)
+    run_id = pending(hands)
+    hands.clock.time += timedelta(days=2)
+    assert hands.dispatch(ReapStuckRuns()) == NOTHING
+
+    hands.limits = Limits(unknown_workflow_grace=timedelta(days=1))
+
+    assert hands.dispatch(ReapStuckRuns()) == ReapStuckRunsResult(failed=1, healed=0)
+    error = hands.state(run_id).error
+    assert error is not None
+    assert (error.error.type, "unknown_workflow_grace" in error.error.message) == ("WorkflowNotFound", True)
+
+
+def test_a_run_that_a_process_which_knows_it_has_taken_meanwhile_is_not_given_up() -> None:
+    hands = Hands(documents, limits=Limits(unknown_workflow_grace=timedelta(days=1)))
+    run_id = pending(hands)
+    hands.clock.time += timedelta(days=2)
+    hands.store.runs[run_id].owner = "a-session"
+
+    assert hands.dispatch(ReapStuckRuns()) == NOTHING
+
+
 def test_a_bound_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(InvalidCommand, match="max_runs"):
         ReapStuckRuns(max_runs=0)
