@@ -224,6 +224,32 @@ async def test_large_outputs_that_were_discarded_are_gone_and_the_history_can_st
         assert len((await run.describe()).output["text"]) > LARGE
 
 
+@pytest.mark.parametrize("look", ["result", "describe"])
+async def test_what_is_discarded_while_somebody_reads_it_is_read_again(
+    memory: SharedStore, monkeypatch: pytest.MonkeyPatch, look: str
+):
+    counter = Counter(size=LARGE)
+    workflow = counter.workflow()
+    async with memory.supervisor(workflow) as supervisor, memory.client(workflow) as client:
+        run = await supervisor.start(workflow, Doc(text="x"))
+        await run.result()
+        blobs = client.storage.blobs
+        get = blobs.get
+
+        async def get_too_late(key: str, /) -> bytes:
+            monkeypatch.setattr(blobs, "get", get)
+            await run.rerun_from("first")
+            return await get(key)
+
+        monkeypatch.setattr(blobs, "get", get_too_late)
+        seen = client.run(run.id, workflow)
+        if look == "result":
+            assert (await seen.result(timeout=10)).text.startswith("x first2 second2 third2")
+        else:
+            assert [stage.execution for stage in (await seen.describe()).stages or ()] == [2, 2, 2]
+            await run.result(timeout=10)
+
+
 async def test_the_end_of_a_rerun_follows_the_end_that_came_before(memory: SharedStore):
     gate = Gate(opened=True)
     workflow = gate.workflow()
