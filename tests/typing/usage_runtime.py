@@ -6,7 +6,7 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from kernel import CreateRun, CreateRunResult, Event, StageContext, Workflow, WorkflowBuilder, stage
+from kernel import CreateRun, CreateRunResult, Event, RerunFromResult, StageContext, Workflow, WorkflowBuilder, stage
 from runtime import App, Client, Page, RunHandle, RunInfo, Supervisor, run_and_wait
 from runtime.testing import Finished, run_workflow
 
@@ -63,6 +63,8 @@ async def observe() -> None:
         assert_type(await client.list_runs(workflow=documents), Page[RunInfo])
         run = client.run("id", documents)
         assert_type(await run.describe(), RunInfo)
+        assert_type(await run.rerun_from(count, keep_completed=True, idempotency_key="k"), RerunFromResult)
+        assert_type(await run.rerun_from("count"), RerunFromResult)
         async for event in run.events(after=3):
             assert_type(event, Event)
             if event.type == "stage.completed":
