@@ -161,10 +161,10 @@ async def test_an_append_that_did_not_land_is_refused_when_somebody_else_was_fas
         async with holder.transaction():
             await holder.execute(f"SELECT FROM {schema}.runs WHERE id = $1 FOR UPDATE", run.id)
             group.start_soon(note_outcome, outcomes, remote, run.foreign(annotating))
-            # It waits for the lock above, and the connection ends before it gets it; nor can it come back in time.
-            await until(lambda: waits_for_a_lock(admin))
+            # It waits for the lock above (again and again, each time for a moment), and the connection ends before it
+            # gets it; nor can it come back in time.
             wire.refuse_new()
-            assert await admin.fetch(f"SELECT pg_terminate_backend(pid) {WAITING}")
+            await until(lambda: ended_at_the_lock(admin))
             wire.refuse()
         await run.land(home.store, run.foreign(annotating))
         wire.repair()
@@ -173,14 +173,10 @@ async def test_an_append_that_did_not_land_is_refused_when_somebody_else_was_fas
     assert len(await home.append_ids(run)) == 2
 
 
-WAITING = (
-    "FROM pg_stat_activity"
-    " WHERE datname = current_database() AND application_name = 'leasehold append' AND wait_event_type = 'Lock'"
-)
-
-
-async def waits_for_a_lock(admin: asyncpg.Connection) -> bool:
-    return bool(await admin.fetch(f"SELECT pid {WAITING}"))
+async def ended_at_the_lock(admin: asyncpg.Connection) -> bool:
+    """Whether there was a connection that waited for a lock, which has been ended."""
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    return bool(await admin.fetch(f"{ended} AND application_name = 'leasehold append' AND wait_event_type = 'Lock'"))
 
 
 async def test_an_owner_that_was_condemned_meanwhile_learns_it(
