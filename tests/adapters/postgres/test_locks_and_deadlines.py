@@ -139,20 +139,25 @@ async def test_a_foreign_append_waits_for_a_lock_and_lands_when_it_is_gone(
 
 
 async def test_an_append_that_waits_for_a_lock_holds_up_no_other(
-    home: Home, admin: asyncpg.Connection, holder: asyncpg.Connection, schema: str
+    home: Home, admin: asyncpg.Connection, holder: asyncpg.Connection, adapter_url: str, schema: str
 ) -> None:
     locked, free = await home.create(), await home.started(await home.session())
+    outcomes: list[EngineError | None] = []
+    patient = Deadlines(lock_s=60, server_statement_s=60, statement_s=60)
 
-    async def waits() -> bool:
-        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        return bool(await admin.fetch(waiting))
+    async with (
+        open_postgres(adapter_url, schema=schema, deadlines=patient) as store,
+        create_task_group() as group,
+        holder.transaction(),
+    ):
+        await lock(holder, schema, locked)
+        group.start_soon(note_outcome, outcomes, store, locked.foreign(annotating))
+        await until(lambda: waits_for_a_lock(admin, "leasehold append"))
+        with fail_after(10):
+            await free.land(store, free.owned(annotating))
+        assert outcomes == []
 
-    async with create_task_group() as group, holder.transaction():
-        await holder.execute(f"SELECT FROM {schema}.runs WHERE id = $1 FOR UPDATE", locked.id)
-        group.start_soon(home.store.append, locked.foreign(annotating))
-        await until(waits)
-        await free.land(home.store, free.owned(annotating))
-        assert await waits()
+    assert outcomes == [None]
 
 
 async def test_a_run_that_stays_locked_is_given_up_and_holds_up_no_other_for_longer(
