@@ -23,10 +23,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from kernel.command import Command
 from kernel.commands.cancel_run import CancelRun, cancel_run
@@ -48,6 +50,8 @@ from kernel.ports.ids import Ids
 from kernel.ports.journals import Journals
 from kernel.ports.persistence import Persistence
 from kernel.ports.registry import WorkflowRegistry
+from kernel.ports.scheduler import Scheduler
+from kernel.scheduling import check_schedule_key, scheduled_command
 
 __all__ = ["ROUTES", "Kernel", "Ports", "Route", "parse_command", "route"]
 
@@ -120,6 +124,7 @@ class Kernel:
         ids: Ids,
         registry: WorkflowRegistry,
         executor: Executor,
+        scheduler: Scheduler | None = None,
         journals: Journals | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -133,6 +138,7 @@ class Kernel:
             executor=executor,
             limits=limits or Limits(),
         )
+        self._scheduler = scheduler
 
     async def dispatch(self, command: Command[R], /) -> R:
         """Carry out one command and return its result.
@@ -144,6 +150,45 @@ class Kernel:
             raise InvalidCommand(f"{type(command).__name__} is not a command.", field="type", hint=_known())
         result: R = await found.handler(command, self.ports)
         return result
+
+    async def schedule(self, command: Command[Any], /, *, at: datetime, key: str | None = None) -> str:
+        """Have a command dispatched at or after a moment, and return the key under which it waits.
+
+        It survives any crash. Some process that hosts commands (a supervisor does) dispatches it: at least once, never
+        early by the database's clock, within about three seconds, later if none is there. Its result is dropped; an
+        error that trying again does not mend is logged and kept with it. What would be refused then is refused now, as
+        far as it can be known. Scheduling under a `key` that waits replaces what waits there.
+        Raises: InvalidCommand, PayloadRefused, Unavailable; for a `run.create` also what that raises.
+        """
+        if type(command) not in ROUTES:
+            raise InvalidCommand(f"{type(command).__name__} is not a command.", field="type", hint=_known())
+        waiting = scheduled_command(
+            command,
+            at=at,
+            key=key,
+            schedule_id=self.ports.ids.append_id(),
+            registry=self.ports.registry,
+            limits=self.ports.limits,
+        )
+        parse_command(from_json(waiting.command))
+        await self._schedule.schedule(waiting)
+        return waiting.key
+
+    async def cancel_scheduled(self, key: str, /) -> bool:
+        """Take back what waits under this key; False when nothing does, or when it is being dispatched by now.
+
+        Raises: InvalidCommand, Unavailable.
+        """
+        check_schedule_key(key)
+        return await self._schedule.cancel(key)
+
+    @property
+    def _schedule(self) -> Scheduler:
+        if self._scheduler is None:
+            raise InvalidCommand(
+                "This kernel has no scheduler.", field="scheduler", hint="Give it one: Kernel(..., scheduler=...)."
+            )
+        return self._scheduler
 
 
 def parse_command(data: Mapping[str, Any], /) -> Command[Any]:

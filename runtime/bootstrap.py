@@ -22,6 +22,7 @@ from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from kernel.ports.persistence import Persistence
+from kernel.ports.scheduler import CommandSchedule
 from runtime.config import Settings
 from runtime.database_urls import EMBEDDED, database_kind, masked_url
 from telemetry.logs import EventLogger, get_logger
@@ -56,9 +57,10 @@ class Storage:
     """An open store and what belongs to it.
 
     `database` names it for people, without password; `notice` is one line that they should know about it, if any.
-    An embedded database has `find_server`: the process id of its server, or None while there is none; it raises an
-    `Unavailable` that says so when its directory is gone, and with it everything that was stored.
-    `unanswered` counts the appends of this process that are queued or on their way, where there is such a queue.
+    Without a `scheduler` no command can be scheduled. An embedded database has `find_server`: the process id of its
+    server, or None while there is none; it raises an `Unavailable` that says so when its directory is gone, and with it
+    everything that was stored. `unanswered` counts the appends of this process that are queued or on their way, where
+    there is such a queue.
     """
 
     persistence: Persistence
@@ -66,6 +68,7 @@ class Storage:
     clock: Clock
     ids: Ids
     database: str
+    scheduler: CommandSchedule | None = None
     notice: str | None = None
     find_server: Callable[[], int | None] | None = None
     unanswered: Callable[[], int] | None = None
@@ -123,8 +126,10 @@ def _memory(settings: Settings) -> Storage:
     from adapters.system import RandomIds, SystemClock
 
     clock = SystemClock()
+    persistence = MemoryPersistence(clock, lease=settings.lease)
     return Storage(
-        persistence=MemoryPersistence(clock, lease=settings.lease),
+        persistence=persistence,
+        scheduler=persistence.scheduler,
         blobs=_blobs(settings) or MemoryBlobStore(),
         clock=clock,
         ids=RandomIds(),
@@ -152,6 +157,7 @@ async def _postgres(
     ) as persistence:
         yield Storage(
             persistence=persistence,
+            scheduler=persistence.scheduler,
             blobs=_blobs(settings) or persistence.blobs,
             clock=persistence.clock,
             ids=RandomIds(),

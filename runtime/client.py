@@ -182,6 +182,7 @@ class Client:
             ids=storage.ids,
             registry=self.app,
             executor=_NoExecutor(),
+            scheduler=storage.scheduler,
             limits=self._limits(),
         )
 

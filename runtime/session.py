@@ -230,6 +230,7 @@ def _merged(older: Beat, newer: Beat) -> Beat:
         due=newer.due,
         next_due_at=newer.next_due_at,
         others=newer.others,
+        next_command_at=newer.next_command_at,
     )
 
 

@@ -44,6 +44,7 @@ from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
 from runtime.patience import PatientBlobs
 from runtime.recorded_steps import record_step
+from runtime.scheduled_commands import ScheduledCommands
 from runtime.session import Session, SessionTiming
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, get_logger
@@ -135,6 +136,7 @@ class Supervisor(Client):
         self._logbook: LogBook | None = None
         self._executor: LocalExecutor | None = None
         self._attempts: Kernel | None = None
+        self._scheduled: ScheduledCommands | None = None
         self._opened_at = 0.0
         self._ready = anyio.Event()
 
@@ -191,6 +193,7 @@ class Supervisor(Client):
             ids=storage.ids,
             registry=self._registry,
             executor=executor,
+            scheduler=storage.scheduler,
             journals=journals,
             limits=self._limits(),
         )
@@ -205,6 +208,9 @@ class Supervisor(Client):
         tasks.start_soon(self._serve, "logbook", self._logbook.run)
         assert self._executor is not None
         tasks.start_soon(self._serve, "executor", self._executor.run_services)
+        if self.storage.scheduler is not None:
+            self._scheduled = ScheduledCommands(self.kernel, self.storage.scheduler)
+            tasks.start_soon(self._serve, "scheduled commands", self._scheduled.run)
         self._actor_tasks = tasks
 
     # -- what the journals need ----------------------------------------------------------------------------------------
@@ -372,6 +378,8 @@ class Supervisor(Client):
         if beat.due and self._has_room():
             self._want_claim()
         self._expect(beat.next_due_at)
+        if self._scheduled is not None:
+            self._scheduled.expect(beat.next_command_at)
         for run_id in beat.attention:
             actor = self._actors.get(run_id)
             if actor is not None:
@@ -558,6 +566,8 @@ class Supervisor(Client):
 
     def _stop_taking(self) -> None:
         self._draining = True
+        if self._scheduled is not None:
+            self._scheduled.stop()
         for actor in tuple(self._actors.values()):
             actor.drain()
 

@@ -35,6 +35,7 @@ from kernel.errors import ErrorInfo, InvalidInput, InvalidOutput, RunCancelled, 
 from kernel.events import Event
 from kernel.ports.clock import Clock
 from kernel.ports.executor import Attempt, BodyCompleted, BodyOutcome, CheckAttempt, CheckOutcome
+from kernel.ports.scheduler import ScheduledCommand
 from runtime.app import App, ServiceFactory
 from runtime.bodies import AttemptPort, BodyHost, identity_of
 from runtime.bootstrap import Storage
@@ -53,6 +54,7 @@ __all__ = [
     "Finished",
     "InMemoryBlobStore",
     "MemoryPersistence",
+    "NoopScheduler",
     "check_stage",
     "memory_kernel",
     "run_stage",
@@ -93,6 +95,27 @@ class FakeClock:
         if now.tzinfo is None:
             raise ValueError("the moment must be an aware datetime")
         self._now = now.astimezone(UTC)
+
+
+class NoopScheduler:
+    """A scheduler that dispatches nothing: `scheduled` are the commands that it was given, in order."""
+
+    def __init__(self) -> None:
+        self.scheduled: list[ScheduledCommand] = []
+
+    async def schedule(self, command: ScheduledCommand, /) -> None:
+        """Remember the command."""
+        await checkpoint()
+        self.scheduled.append(command)
+
+    async def cancel(self, _key: str, /) -> bool:
+        """Do nothing."""
+        await checkpoint()
+        return False
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.scheduled.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +176,10 @@ async def run_workflow(
 
 @asynccontextmanager
 async def _memory(clock: FakeClock) -> AsyncGenerator[Storage]:
+    persistence = MemoryPersistence(clock, lease=FOREVER)
     yield Storage(
-        persistence=MemoryPersistence(clock, lease=FOREVER),
+        persistence=persistence,
+        scheduler=persistence.scheduler,
         blobs=MemoryBlobStore(),
         clock=clock,
         ids=RandomIds(),
@@ -187,6 +212,7 @@ def memory_kernel(
         ids=RandomIds(),
         registry=app,
         executor=executor,
+        scheduler=store.scheduler,
     )
     executor.kernel = kernel
     return kernel

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from heapq import nsmallest
 
+from adapters.memory.scheduler import next_due
 from adapters.memory.tables import Run, Session, Tables, history_of
 from kernel.errors import LeaseLost, WorkflowNotFound
 from kernel.model.facts import FORMAT
@@ -82,6 +83,7 @@ def beat(tables: Tables, session_id: str, now: datetime, *, adrift: bool) -> Bea
         due=min(runnable, DUE_MAX),
         next_due_at=next_due_at,
         others=sum(other is not session for other in tables.live_sessions(now)),
+        next_command_at=next_due(tables, {workflow_id for workflow_id, _ in session.definitions}),
     )
 
 

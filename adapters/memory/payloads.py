@@ -14,8 +14,9 @@ from pydantic_core import from_json
 
 from kernel.errors import PayloadRefused
 from kernel.ports.persistence import PRIORITIES, Append, NewRun, WorkflowRecord
+from kernel.ports.scheduler import ScheduledCommand
 
-__all__ = ["check_append", "check_workflow", "frozen_json", "split_object"]
+__all__ = ["check_append", "check_scheduled", "check_text", "check_workflow", "frozen_json", "split_object"]
 
 # Only an odd number of backslashes makes an escape of the NUL character.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -39,31 +40,38 @@ def check_append(append: Append) -> Mapping[str, bytes]:
         assert count, "a change of the history has events"
     assert append.seq == append.expected + count, "one sequence number per event"
     if append.parked_reason is not None:
-        _check_text(append.parked_reason, "parked_reason")
+        check_text(append.parked_reason, "parked_reason")
     if append.head.error is not None:
         error = append.head.error.error
-        _check_text(f"{error.type}{error.message}{error.traceback or ''}", "error")
+        check_text(f"{error.type}{error.message}{error.traceback or ''}", "error")
     if append.key is not None:
         assert append.mode in {"create", "foreign"}, "a key comes with a creation or from outside"
         key = append.key
-        _check_text(f"{key.command_type}{key.scope}{key.key}{key.digest}", "idempotency_key")
+        check_text(f"{key.command_type}{key.scope}{key.key}{key.digest}", "idempotency_key")
     if append.new is not None:
         _check_new(append.new)
     return {} if append.bodies is None else split_object(append.bodies)
 
 
 def _check_new(new: NewRun) -> None:
-    _check_text(f"{new.idempotency_key or ''}{new.root_span_id or ''}", "new")
+    check_text(f"{new.idempotency_key or ''}{new.root_span_id or ''}", "new")
     frozen_json(new.trace_context or {}, "trace_context")
     if new.priority not in PRIORITIES:
         # Claims look at these only; a run with another one would wait for ever.
         raise PayloadRefused(f"Priority {new.priority}", "priorities are 0 to 9", field="priority")
 
 
+def check_scheduled(command: ScheduledCommand) -> None:
+    """Refuse a scheduled command that cannot be stored. Raises: PayloadRefused."""
+    check_text(command.key, "key")
+    check_text(command.workflow_id or "", "workflow_id")
+    _parsed(command.command, "Scheduled command", "command")
+
+
 def check_workflow(record: WorkflowRecord) -> None:
     """Refuse a definition that cannot be stored. Raises: PayloadRefused."""
     for text in (record.workflow_id, record.version, record.fingerprint):
-        _check_text(text, "workflow_id")
+        check_text(text, "workflow_id")
     _parsed(record.plan, "Plan", "plan")
     _parsed(record.description, "Description", "description")
 
@@ -112,7 +120,8 @@ def _parsed(data: bytes, what: str, field: str) -> object:
         raise PayloadRefused(what, f"it is not JSON ({error})", field=field) from None
 
 
-def _check_text(text: str, field: str) -> None:
+def check_text(text: str, field: str) -> None:
+    """Refuse a text that no store could keep. Raises: PayloadRefused."""
     if "\0" in text:
         raise PayloadRefused(repr(text), "it contains a NUL character", field=field)
     if not text.isascii():

@@ -24,6 +24,7 @@ from anyio.lowlevel import checkpoint
 from adapters.log_lines import storable_line
 from adapters.memory import appends, leases, listings, logs, repairs
 from adapters.memory.payloads import check_append, check_workflow
+from adapters.memory.scheduler import MemoryScheduler
 from adapters.memory.tables import Tables, head_row, history_of
 from kernel.errors import EngineError, RunNotFound
 from kernel.model.head import Head
@@ -71,6 +72,7 @@ class MemoryPersistence:
         # How many hints each waiting task has heard of: those that come while it is busy are kept for it as one.
         self._heard: dict[int, int] = {}
         self._listening: set[Event] = set()
+        self.scheduler: MemoryScheduler = MemoryScheduler(self._in_turn)
 
     # -- Appends ------------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,9 @@ from kernel.ports.persistence import (
     StoredHistory,
     WorkflowRecord,
 )
+from kernel.ports.scheduler import ScheduledCommand
 
-__all__ = ["Key", "Run", "Session", "Tables", "head_row", "history_of"]
+__all__ = ["Key", "Run", "Session", "Tables", "Waiting", "head_row", "history_of"]
 
 Definition = tuple[str, str]
 
@@ -89,6 +90,17 @@ class Key:
     expires_at: datetime
 
 
+@dataclass(slots=True, kw_only=True)
+class Waiting:
+    """A scheduled command; `state` is waiting, taken or failed, and a taken one is due again when its lease ends."""
+
+    command: ScheduledCommand
+    due_at: datetime
+    state: str = "waiting"
+    tries: int = 0
+    error: str | None = None
+
+
 @dataclass(slots=True)
 class Tables:
     """Everything that is stored. `newest_last` are all run ids in order, `waiting` the runs that a claim may find."""
@@ -102,6 +114,7 @@ class Tables:
     logs: dict[str, list[tuple[LogLine, bytes]]] = field(default_factory=dict[str, list[tuple[LogLine, bytes]]])
     log_count: int = 0
     chores: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    scheduled: dict[str, Waiting] = field(default_factory=dict[str, Waiting])
 
     def insert(self, run: Run) -> None:
         """Add a new run that nobody owns yet."""

@@ -7,7 +7,13 @@ ports and errors; nothing outside this package imports the driver.
 
 from adapters.postgres.connections import Deadlines
 from adapters.postgres.migrating import schema_sql
-from adapters.postgres.persistence import PostgresBlobStore, PostgresPersistence, migrate, open_postgres
+from adapters.postgres.persistence import (
+    PostgresBlobStore,
+    PostgresPersistence,
+    PostgresScheduler,
+    migrate,
+    open_postgres,
+)
 from adapters.postgres.statements import DEFAULT_SCHEMA
 
 __all__ = [
@@ -15,6 +21,7 @@ __all__ = [
     "Deadlines",
     "PostgresBlobStore",
     "PostgresPersistence",
+    "PostgresScheduler",
     "migrate",
     "open_postgres",
     "schema_sql",

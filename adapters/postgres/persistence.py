@@ -1,6 +1,6 @@
 """The whole store on PostgreSQL: what `open_postgres` opens and `kernel.ports.persistence` describes.
 
-Everything is put together here and done elsewhere: the parts speak asyncio, and the two classes below carry each call
+Everything is put together here and done elsewhere: the parts speak asyncio, and the classes below carry each call
 to them from whichever event loop the caller runs.
 """
 
@@ -28,6 +28,7 @@ from adapters.postgres.partitions import extended_history
 from adapters.postgres.pooling import connect_two
 from adapters.postgres.reading import Histories
 from adapters.postgres.repairs import Repairs
+from adapters.postgres.scheduler import ScheduledCommands
 from adapters.postgres.sessions import Sessions
 from adapters.postgres.statements import DEFAULT_SCHEMA, Schema, checked_schema
 from adapters.postgres.workflows import WorkflowKeys, Workflows
@@ -45,8 +46,9 @@ from kernel.ports.persistence import (
     Suspects,
     WorkflowRecord,
 )
+from kernel.ports.scheduler import ScheduledCommand, TakenCommand
 
-__all__ = ["PostgresBlobStore", "PostgresPersistence", "migrate", "open_postgres"]
+__all__ = ["PostgresBlobStore", "PostgresPersistence", "PostgresScheduler", "migrate", "open_postgres"]
 
 LEASE = timedelta(seconds=10)
 
@@ -125,6 +127,7 @@ class _Store:
         self.repairs: Repairs = Repairs(self.line, schema, self.hints.tell)
         self.listings: Listings = Listings(self.line, schema)
         self.logs: Logs = Logs(self.line, schema)
+        self.commands: ScheduledCommands = ScheduledCommands(self.line, schema)
         self.blobs: Blobs = Blobs(target, schema)
 
     async def close(self) -> None:
@@ -161,6 +164,7 @@ class PostgresPersistence:
         self._call = runner.call
         self._lease = lease
         self.blobs: PostgresBlobStore = PostgresBlobStore(store.blobs, runner)
+        self.scheduler: PostgresScheduler = PostgresScheduler(store.commands, runner)
         self.clock: DatabaseClock = store.clock
 
     @property
@@ -281,3 +285,26 @@ class PostgresBlobStore:
 
     async def list(self, prefix: str, /) -> Sequence[str]:
         return await self._call(lambda: self._blobs.list(prefix))
+
+
+class PostgresScheduler:
+    """`kernel.ports.scheduler.CommandSchedule` in the same database; `PostgresPersistence.scheduler`."""
+
+    def __init__(self, commands: ScheduledCommands, runner: Runner) -> None:
+        self._commands = commands
+        self._call = runner.call
+
+    async def schedule(self, command: ScheduledCommand, /) -> None:
+        await self._call(lambda: self._commands.schedule(command))
+
+    async def cancel(self, key: str, /) -> bool:
+        return await self._call(lambda: self._commands.cancel(key))
+
+    async def take_due(self, workflow_ids: Sequence[str], limit: int, /, *, lease: timedelta) -> Sequence[TakenCommand]:
+        return await self._call(lambda: self._commands.take_due(workflow_ids, limit, lease))
+
+    async def postpone(self, taken: TakenCommand, delay: timedelta, /, *, error: str | None = None) -> bool:
+        return await self._call(lambda: self._commands.postpone(taken, delay, error))
+
+    async def settle(self, taken: TakenCommand, /, *, error: str | None = None) -> None:
+        await self._call(lambda: self._commands.settle(taken, error))

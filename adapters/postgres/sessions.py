@@ -93,4 +93,5 @@ def beat_of(row: Record) -> Beat:
         due=min(row["due"] + row["orphans"], DUE_MAX),
         next_due_at=row["next_due_at"],
         others=row["others"],
+        next_command_at=row["next_command_at"],
     )

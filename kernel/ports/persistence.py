@@ -291,7 +291,8 @@ class Beat:
     `now` is the database's time. `attention` are owned runs that somebody else appended to, `adrift` runs that the
     store says are owned by this session (filled only when asked for). `due` counts runnable runs without an owner
     (and of condemned owners) of this session's workflows, up to a small bound; `next_due_at` is when the next one
-    falls due. `others` counts other live sessions.
+    falls due. `others` counts other live sessions. `next_command_at` is when the next scheduled command that this
+    session's process could dispatch is due, or was (`kernel.ports.scheduler`).
     """
 
     alive: bool
@@ -301,6 +302,7 @@ class Beat:
     due: int = 0
     next_due_at: datetime | None = None
     others: int = 0
+    next_command_at: datetime | None = None
 
 
 class Heartbeat(Protocol):

@@ -57,8 +57,10 @@ class SharedStore:
 def in_memory(store: Any = None) -> SharedStore:
     """A store in this process, which outlives its supervisors; or a given one."""
     clock = SystemClock()
+    persistence = store or MemoryPersistence(clock)
     shared = Storage(
-        persistence=store or MemoryPersistence(clock),
+        persistence=persistence,
+        scheduler=persistence.scheduler if isinstance(persistence, MemoryPersistence) else None,
         blobs=MemoryBlobStore(),
         clock=clock,
         ids=RandomIds(),

@@ -332,15 +332,22 @@ CREATE INDEX ai_calls_at ON leasehold.ai_calls (at);
 COMMENT ON TABLE leasehold.ai_calls IS 'Model calls and what they cost, in USD; each call once.';
 
 CREATE TABLE leasehold.scheduled_commands (
-    id         uuid PRIMARY KEY,
-    due_at     timestamptz NOT NULL,
-    command    json NOT NULL,
-    session    uuid,
-    tries      integer NOT NULL DEFAULT 0,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    key         text PRIMARY KEY,
+    schedule_id uuid NOT NULL,
+    due_at      timestamptz NOT NULL,
+    state       text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'taken', 'failed')),
+    tries       integer NOT NULL DEFAULT 0,
+    workflow_id text NOT NULL DEFAULT '',
+    command     json NOT NULL,
+    error       text,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE INDEX scheduled_commands_due ON leasehold.scheduled_commands (due_at);
-COMMENT ON TABLE leasehold.scheduled_commands IS 'Commands to be dispatched at or after a moment.';
+CREATE INDEX scheduled_commands_due ON leasehold.scheduled_commands (workflow_id, due_at) WHERE state <> 'failed';
+COMMENT ON TABLE leasehold.scheduled_commands IS 'Commands to be dispatched at or after a moment; gone when they have been.';
+COMMENT ON COLUMN leasehold.scheduled_commands.schedule_id IS 'Of one scheduling; another one under the same key has another.';
+COMMENT ON COLUMN leasehold.scheduled_commands.due_at IS 'When to look at it next: when it is due, its lease ends, or it is tried again.';
+COMMENT ON COLUMN leasehold.scheduled_commands.state IS 'waiting; taken by a process that dispatches it; or failed, for the error that is kept.';
+COMMENT ON COLUMN leasehold.scheduled_commands.workflow_id IS 'Only a process that knows this workflow can dispatch it; empty: any.';
 
 CREATE TABLE leasehold.maintenance (
     name    text PRIMARY KEY,

@@ -1,6 +1,6 @@
 -- Everything periodic of a process, in one statement: renew, condemn, and what is new.
 -- Called by: adapters.postgres.sessions (renew) and adapters.postgres.heartbeat. Index: sessions_pkey, runs_owner,
--- runs_claim.
+-- runs_claim, scheduled_commands_due.
 -- $1 the session, $2 whether to list all that it owns, $3 the claims' low-water mark, $4 the bound for counting,
 -- $5 whether this connection holds the session's advisory lock (null: say nothing of it), $6 the newest format known,
 -- $7 whether to look for processes that may be dead.
@@ -107,6 +107,21 @@ SELECT EXISTS (SELECT FROM alive) AS alive,
            FROM leasehold.sessions AS o
            WHERE o.id <> $1 AND o.condemned_at IS NULL AND o.lease_expires_at > clock_timestamp()
        ) AS others,
+       (
+           SELECT min(waiting.due_at)
+           FROM (
+               SELECT '' AS id
+               UNION
+               SELECT w.id FROM known JOIN leasehold.workflows AS w ON w.workflow_key = known.workflow_key
+           ) AS reach
+           CROSS JOIN LATERAL (
+               SELECT c.due_at
+               FROM leasehold.scheduled_commands AS c
+               WHERE c.workflow_id = reach.id AND c.state <> 'failed'
+               ORDER BY c.due_at
+               LIMIT 1
+           ) AS waiting
+       ) AS next_command_at,
        (SELECT alive.lease FROM alive) AS lease,
        -- Processes that were there and whose connection is not: dead, most likely. Only who holds a lock can miss it.
        CASE WHEN $7 THEN ARRAY (SELECT a.id::text FROM absent AS a ORDER BY a.id) END AS absent_ids,

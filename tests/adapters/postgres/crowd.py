@@ -41,6 +41,9 @@ ORPHANS = 300
 PARKED = 100
 LOG_LINES = 20_000
 BLOBS = 5_000
+COMMANDS = 5_000
+COMMANDS_DUE = 500
+SCHEDULE_ID = "00000000-0000-4000-8000-000000000001"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +161,8 @@ def copying(samples: Mapping[str, str], columns: Mapping[str, list[str]]) -> str
         wake_at=f"CASE WHEN made.sort IN ('sleeping', 'waiting') THEN {soon} WHEN made.sort = 'due' THEN {passed} END",
     )
     histories = copied("history", columns["history"], run_id="made.id")
+    # A part is due, and many have failed.
+    passed_by_age = f"clock_timestamp() + (n - {2 * COMMANDS_DUE}) * interval '1 second'"
     keys = copied("idempotency_keys", columns["idempotency_keys"], key="made.id::text", run_id="made.id")
     sizes = {"sleeping": SLEEPING, "waiting": WAITING, "due": DUE, "owned": OWNED, "orphan": ORPHANS, "parked": PARKED}
     others = " ".join(
@@ -185,6 +190,10 @@ def copying(samples: Mapping[str, str], columns: Mapping[str, list[str]]) -> str
         CROSS JOIN generate_series(1, 20) AS n;
         INSERT INTO leasehold.blobs (key, data)
         SELECT 'runs/' || id || '/output', '\\x00' FROM made WHERE sort = 'completed' ORDER BY id LIMIT {BLOBS};
+        INSERT INTO leasehold.scheduled_commands (key, schedule_id, due_at, workflow_id, command, state)
+        SELECT 'command ' || n, '{SCHEDULE_ID}', {passed_by_age}, CASE WHEN n % 2 = 0 THEN '{WORKFLOWS[1]}' ELSE '' END,
+               '{{}}', CASE WHEN n % 2 = 0 OR n <= {2 * COMMANDS_DUE} THEN 'waiting' ELSE 'failed' END
+        FROM generate_series(1, {COMMANDS}) AS n;
     """
 
 

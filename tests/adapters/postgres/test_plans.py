@@ -37,7 +37,7 @@ REACHED_BY: dict[str, set[str]] = {
     "append_foreign": BY_ID,
     "append_refused": {*WHOLE_RUN, "idempotency_keys_pkey"},
     "claim": {"runs_claim", "runs_owner", "runs_pkey"},
-    "heartbeat": {"runs_claim", "runs_owner"},
+    "heartbeat": {"runs_claim", "runs_owner", "scheduled_commands_due"},
     "load_runs": WHOLE_RUN,
     "load_run": WHOLE_RUN,
     "heads": BY_ID,
@@ -54,6 +54,10 @@ REACHED_BY: dict[str, set[str]] = {
     "delete_expired_keys": {"idempotency_keys_pkey"},
     "read_logs": {"logs_run"},
     "read_progress": {"logs_progress"},
+    "command_take": {"scheduled_commands_due", "scheduled_commands_pkey"},
+    "command_cancel": {"scheduled_commands_pkey"},
+    "command_postpone": {"scheduled_commands_pkey"},
+    "command_settle": {"scheduled_commands_pkey"},
     "blob_get": {"blobs_pkey"},
     "blob_list": {"blobs_pkey"},
 }
@@ -61,7 +65,7 @@ REACHED_BY: dict[str, set[str]] = {
 # With a null for the run's id no partition would be left to look at.
 VALUES = {"load_run": "('019a0000-0000-7000-8000-000000000000', 0, true)"}
 
-LARGE = re.compile(r"runs|history_\w+|idempotency_keys|logs|blobs")
+LARGE = re.compile(r"runs|history_\w+|idempotency_keys|logs|blobs|scheduled_commands")
 
 Plan = dict[str, Any]
 
@@ -236,8 +240,13 @@ MANY = f"""
     SELECT id, gen_random_uuid(), clock_timestamp(), 1, 1, '[]'
     FROM made;
 
+    INSERT INTO leasehold.scheduled_commands (key, schedule_id, due_at, workflow_id, command)
+    SELECT n::text, gen_random_uuid(), clock_timestamp(), '', '{{}}'
+    FROM generate_series(1, {RUNS}) AS n;
+
     ANALYZE leasehold.runs;
     ANALYZE leasehold.history;
+    ANALYZE leasehold.scheduled_commands;
 """
 
 

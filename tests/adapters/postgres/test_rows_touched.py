@@ -37,6 +37,7 @@ from tests.adapters.postgres.crowd import (
     ORPHANS,
     OWNED,
     PARKED,
+    SCHEDULE_ID,
     SLEEPING,
     WAITING,
     WORKFLOWS,
@@ -58,10 +59,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 BATCH = 50
 CLAIMED = 100
+COMMANDS = 32
 PAGE = 51
 """What a page of fifty asks for: one more tells whether there is another page."""
 
-TABLES = ["runs", "history", "sessions", "workflows", "idempotency_keys", "logs", "blobs", "jobs"]
+TABLES = ["runs", "history", "sessions", "workflows", "idempotency_keys", "logs", "blobs", "jobs", "scheduled_commands"]
 PATIENT = {"statement_timeout": "60s", "synchronous_commit": "off"}
 
 
@@ -220,7 +222,7 @@ HOT: dict[str, Hot] = {
     "heartbeat": Hot(
         sent="every second or three per process",
         values=lambda crowd: beat_parameters(crowd.session, adrift=True, lower=LONG_AGO, locked=True),
-        indexes={"runs_claim", "runs_owner"},
+        indexes={"runs_claim", "runs_owner", "scheduled_commands_due"},
         rows=3 * OWNED + 2 * DUE_MAX + 100,
         pages=1000,
     ),
@@ -385,6 +387,48 @@ HOT: dict[str, Hot] = {
         indexes=set(),
         rows=0,
         pages=12 * BATCH,
+    ),
+    "command_schedule": Hot(
+        sent="per command that is scheduled",
+        values=lambda crowd: ("new", str(uuid4()), utc_now(), WORKFLOWS[0], "{}"),
+        indexes=set(),
+        rows=0,
+        pages=12,
+    ),
+    "command_schedule again": Hot(
+        sent="per command that replaces another",
+        values=lambda crowd: ("command 2000", str(uuid4()), utc_now(), WORKFLOWS[0], "{}"),
+        indexes=set(),
+        rows=1,
+        pages=16,
+    ),
+    "command_cancel": Hot(
+        sent="per command that is cancelled",
+        values=lambda crowd: ("command 2000",),
+        indexes={"scheduled_commands_pkey"},
+        rows=1,
+        pages=6,
+    ),
+    "command_take": Hot(
+        sent="per 32 commands that are due",
+        values=lambda crowd: (WORKFLOWS, COMMANDS, "10 s"),
+        indexes={"scheduled_commands_due", "scheduled_commands_pkey"},
+        rows=5 * COMMANDS,
+        pages=30 * COMMANDS,
+    ),
+    "command_postpone": Hot(
+        sent="per command that is tried again, or lasts",
+        values=lambda crowd: ("command 2000", SCHEDULE_ID, 0, "1 s", None),
+        indexes={"scheduled_commands_pkey"},
+        rows=1,
+        pages=10,
+    ),
+    "command_settle": Hot(
+        sent="per command that was dispatched",
+        values=lambda crowd: ("command 2000", SCHEDULE_ID, 0, None),
+        indexes={"scheduled_commands_pkey"},
+        rows=2,
+        pages=10,
     ),
     "blob_put": Hot(
         sent="per large payload",
