@@ -45,10 +45,16 @@ class JournalStore(Appends, Histories, Protocol):
 
 
 class ForeignJournals:
-    """`Journals` over a store alone; appends in the modes `create` and `foreign`."""
+    """`Journals` over a store alone; appends in the modes `create` and `foreign`.
 
-    def __init__(self, store: JournalStore, blobs: BlobStore, clock: Clock, ids: Ids) -> None:
+    `births` is where new histories begin, when not in the store itself: in somebody's transaction.
+    """
+
+    def __init__(
+        self, store: JournalStore, blobs: BlobStore, clock: Clock, ids: Ids, *, births: Appends | None = None
+    ) -> None:
         self._store = store
+        self._births: Appends = births or store
         self._blobs = blobs
         self._clock = clock
         self._ids = ids
@@ -57,7 +63,7 @@ class ForeignJournals:
         """Begin a history that nobody owns; a supervisor will claim it."""
         moment = Moment(now=self._clock.now(), append_id=self._ids.append_id())
         decision = decide(moment)
-        await self._store.append(append_of(decision, moment, mode="create", expected=0, new=new, key=key))
+        await self._births.append(append_of(decision, moment, mode="create", expected=0, new=new, key=key))
         return decision.result
 
     async def record(self, run_id: str, decide: Decide[R], /, *, ends_attempt: bool = False) -> R:

@@ -57,10 +57,10 @@ class Storage:
     """An open store and what belongs to it.
 
     `database` names it for people, without password; `notice` is one line that they should know about it, if any.
-    Without a `scheduler` no command can be scheduled. An embedded database has `find_server`: the process id of its
-    server, or None while there is none; it raises an `Unavailable` that says so when its directory is gone, and with it
-    everything that was stored. `unanswered` counts the appends of this process that are queued or on their way, where
-    there is such a queue.
+    Without a `scheduler` no command can be scheduled. `blobs_in_database`: they are written by the same transactions.
+    An embedded database has `find_server`: the process id of its server, or None while there is none; it raises an
+    `Unavailable` that says so when its directory is gone, and with it everything that was stored. `unanswered` counts
+    the appends of this process that are queued or on their way, where there is such a queue.
     """
 
     persistence: Persistence
@@ -69,6 +69,7 @@ class Storage:
     ids: Ids
     database: str
     scheduler: CommandSchedule | None = None
+    blobs_in_database: bool = False
     notice: str | None = None
     find_server: Callable[[], int | None] | None = None
     unanswered: Callable[[], int] | None = None
@@ -159,6 +160,7 @@ async def _postgres(
             persistence=persistence,
             scheduler=persistence.scheduler,
             blobs=_blobs(settings) or persistence.blobs,
+            blobs_in_database=settings.blob_dir is None,
             clock=persistence.clock,
             ids=RandomIds(),
             database=database,

@@ -24,17 +24,19 @@ from kernel.commands.create_run import CreateRun
 from kernel.dispatch import Kernel
 from kernel.ending import Ending, ending_of
 from kernel.errors import InvalidCommand, Unavailable
+from kernel.journal import ForeignJournals
 from kernel.model.facts import encode_plan
 from kernel.model.machine import Status
 from kernel.payloads import Limits
-from kernel.ports.executor import Attempt, BodyOutcome, CheckAttempt, CheckOutcome
 from kernel.ports.persistence import RunQuery, WorkflowRecord
 from runtime.app import App
 from runtime.bootstrap import Storage, open_storage
 from runtime.config import Settings, load_settings
 from runtime.info import RunInfo, run_info
 from runtime.narration import OutageLog
+from runtime.no_executor import NoExecutor
 from runtime.run_handle import RunHandle
+from runtime.start_many import started_in_order
 from runtime.watch import Watch
 from telemetry.logs import EventLogger, get_logger
 
@@ -48,8 +50,6 @@ O = TypeVar("O")  # noqa: E741
 T = TypeVar("T")
 
 GivenConfig = Mapping[str | Stage[Any, Any, Any], Any]
-STARTS_AT_ONCE = 64
-"""How many runs `start_many` creates at a time: enough to fill a batch of appends, few enough to bound memory."""
 HINT_RETRY_S = 1.0
 LIST_MAX = 1000
 
@@ -181,7 +181,7 @@ class Client:
             clock=storage.clock,
             ids=storage.ids,
             registry=self.app,
-            executor=_NoExecutor(),
+            executor=NoExecutor(),
             scheduler=storage.scheduler,
             limits=self._limits(),
         )
@@ -223,6 +223,7 @@ class Client:
         priority: int = 5,
         metadata: Mapping[str, Any] | None = None,
         run_at: datetime | None = None,
+        connection: object = None,
     ) -> RunHandle[O]: ...
 
     @overload
@@ -236,6 +237,7 @@ class Client:
         priority: int = 5,
         metadata: Mapping[str, Any] | None = None,
         run_at: datetime | None = None,
+        connection: object = None,
     ) -> RunHandle[Any]: ...
 
     async def start(
@@ -248,15 +250,23 @@ class Client:
         priority: int = 5,
         metadata: Mapping[str, Any] | None = None,
         run_at: datetime | None = None,
+        connection: object = None,
     ) -> RunHandle[Any]:
         """Create a run and return its handle, after it has been committed.
 
         With an `idempotency_key` (unique per workflow) the same call answers with the same run. `config` maps stages
         to models or mappings that are merged over the defaults; `priority` is 0 to 9; nothing runs before `run_at`.
+
+        With a `connection` of asyncpg's to the same database (asyncio only) the run is created in its transaction: it
+        exists when that is committed, and nothing of it when not, neither its key nor, in a blob store of the same
+        database, its input. Until then the handle is of no use but its `id`. A supervisor finds the run by itself,
+        within about three seconds. What is refused leaves the transaction as it was. Without a transaction the
+        statement is one. Raises besides: IdempotencyInProgress, when another transaction took the key first.
         Raises: WorkflowNotFound, InvalidInput, InvalidConfig, IdempotencyKeyReused, PayloadRefused, Unavailable.
         """
         definition = None if isinstance(workflow, str) else workflow
-        result = await self.kernel.dispatch(
+        kernel = self.kernel if connection is None else await self._kernel_within(connection)
+        result = await kernel.dispatch(
             CreateRun(
                 workflow_id=_workflow_id(workflow),
                 workflow_version=None if definition is None else definition.version,
@@ -270,6 +280,24 @@ class Client:
         )
         return RunHandle(self, result.run_id, definition)
 
+    async def _kernel_within(self, connection: object) -> Kernel:
+        """A kernel for creations alone, in the transaction of somebody's connection."""
+        storage = self.storage
+        persistence, clock, ids = storage.persistence, storage.clock, storage.ids
+        joined = await persistence.joined(connection)
+        # Elsewhere than in the database a blob cannot be taken back; it then lies there, and nothing names it.
+        blobs = joined.blobs if storage.blobs_in_database else storage.blobs
+        return Kernel(
+            persistence=persistence,
+            journals=ForeignJournals(persistence, blobs, clock, ids, births=joined.appends),
+            blob_store=blobs,
+            clock=clock,
+            ids=ids,
+            registry=self.app,
+            executor=NoExecutor(),
+            limits=self._limits(),
+        )
+
     async def start_many(
         self,
         workflow: Workflow[I, O],
@@ -279,33 +307,16 @@ class Client:
     ) -> list[RunHandle[O]]:
         """Create a run for each input and return the handles in the same order, after all have been committed.
 
-        `idempotency_key` makes the key of an input. Consumes `inputs` as fast as runs are committed, no faster. When
-        one is refused the others of its moment are still created, and the error of the first in order is raised; with
-        keys the whole call can be repeated. What `inputs` and `idempotency_key` raise is treated the same.
+        `inputs` may be a generator: it is consumed as fast as runs are committed, no faster. `idempotency_key` makes
+        the key of an input. When an input is refused, or `inputs` or `idempotency_key` raise, no further runs are
+        begun; those before it, and up to 63 after it that were on their way, exist. The error of the first such
+        input is raised, as `start` would, with a note of its position. With keys the whole call can be repeated.
         """
-        handles: list[RunHandle[O] | None] = []
-        errors: dict[int, Exception] = {}
-        source = iter(inputs)
 
-        async def work() -> None:
-            position = len(handles)
-            try:
-                for value in source:
-                    position = len(handles)
-                    handles.append(None)
-                    key = None if idempotency_key is None else idempotency_key(value)
-                    handles[position] = await self.start(workflow, value, idempotency_key=key)
-                    if errors:
-                        return
-            except Exception as error:  # noqa: BLE001 - raised bare below, not in an exception group
-                errors.setdefault(position, error)
+        async def start(value: I, key: str | None) -> RunHandle[O]:
+            return await self.start(workflow, value, idempotency_key=key)
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(STARTS_AT_ONCE):
-                tasks.start_soon(work)
-        if errors:
-            raise errors[min(errors)]
-        return [handle for handle in handles if handle is not None]
+        return await started_in_order(start, inputs, idempotency_key)
 
     @overload
     def run(self, run_id: str, workflow: Workflow[Any, O], /) -> RunHandle[O]: ...
@@ -379,22 +390,4 @@ def workflow_record(workflow: Workflow[Any, Any]) -> WorkflowRecord:
         fingerprint=workflow.fingerprint,
         plan=encode_plan(workflow.execution_plan()),
         description=to_json(dict(workflow.fingerprint_data)),
-    )
-
-
-class _NoExecutor:
-    """A client executes nothing."""
-
-    async def run(self, attempt: Attempt, /) -> BodyOutcome:
-        raise _not_here(attempt.stage.id)
-
-    async def check(self, check: CheckAttempt, /) -> CheckOutcome:
-        raise _not_here(check.stage.id)
-
-
-def _not_here(stage_id: str) -> InvalidCommand:
-    return InvalidCommand(
-        f'A Client does not execute stage "{stage_id}".',
-        field="executor",
-        hint="Use a Supervisor, or give the Kernel an executor.",
     )

@@ -26,7 +26,7 @@ from adapters.memory import appends, leases, listings, logs, repairs
 from adapters.memory.payloads import check_append, check_workflow
 from adapters.memory.scheduler import MemoryScheduler
 from adapters.memory.tables import Tables, head_row, history_of
-from kernel.errors import EngineError, RunNotFound
+from kernel.errors import EngineError, InvalidCommand, RunNotFound
 from kernel.model.head import Head
 from kernel.ports.clock import Clock
 from kernel.ports.persistence import (
@@ -34,6 +34,7 @@ from kernel.ports.persistence import (
     Beat,
     Claimed,
     HeadRow,
+    Joined,
     LogLine,
     Page,
     RunQuery,
@@ -93,6 +94,16 @@ class MemoryPersistence:
             self._hints += 1
             for event in self._listening:
                 event.set()
+
+    # -- Transactions -------------------------------------------------------------------------------------------------
+
+    async def joined(self, _connection: object, /) -> Joined:
+        await checkpoint()
+        raise InvalidCommand(
+            "A store in memory has no transactions that a connection could bring along.",
+            field="connection",
+            hint="Name a Postgres database, or leave the connection out.",
+        )
 
     # -- Histories ----------------------------------------------------------------------------------------------------
 

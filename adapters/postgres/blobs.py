@@ -6,27 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from adapters.blob_keys import checked_key
-from adapters.postgres.connections import Line, Target
+from adapters.postgres.connections import Line, Statements, Target
 from adapters.postgres.failures import mapped
 from adapters.postgres.payloads import is_storable
 from adapters.postgres.statements import Schema, statement
 from kernel.errors import BlobNotFound
 
-__all__ = ["Blobs"]
+__all__ = ["Blobs", "blob_line"]
+
+
+def blob_line(target: Target) -> Line:
+    """A connection for blobs alone, made when first used: a large value takes its time."""
+    deadline_s = target.deadlines.blob_s
+    patient = replace(target.deadlines, statement_s=deadline_s, server_statement_s=deadline_s)
+    return Line(replace(target.to("blobs"), deadlines=patient))
 
 
 class Blobs:
-    """`kernel.ports.blobs.BlobStore` on a connection of its own, made when first used: a large value takes its time."""
+    """`kernel.ports.blobs.BlobStore`."""
 
-    def __init__(self, target: Target, schema: Schema) -> None:
-        deadline_s = target.deadlines.blob_s
-        patient = replace(target.deadlines, statement_s=deadline_s, server_statement_s=deadline_s)
-        self._line = Line(replace(target.to("blobs"), deadlines=patient))
+    def __init__(self, line: Statements, schema: Schema) -> None:
+        self._line = line
         self._sql = {name: statement(f"blob_{name}", schema) for name in ("put", "get", "has", "delete", "list")}
-
-    async def close(self) -> None:
-        """Let go of the connection."""
-        await self._line.close()
 
     async def put(self, key: str, data: bytes) -> None:
         with mapped("store a blob"):

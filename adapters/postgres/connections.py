@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -21,7 +21,7 @@ from kernel.errors import NoDatabase, Unavailable
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-__all__ = ["Deadlines", "Line", "SettingsRefused", "Target", "connect", "place_of"]
+__all__ = ["Deadlines", "Line", "SettingsRefused", "Statements", "Target", "connect", "place_of"]
 
 T = TypeVar("T")
 
@@ -151,6 +151,14 @@ def _settings(target: Target) -> dict[str, str]:
         "work_mem": "16MB",
         **target.settings,
     }
+
+
+class Statements(Protocol):
+    """What runs single statements: a `Line`, or somebody else's connection."""
+
+    async def fetch(self, doing: str, sql: str, *args: object, repeat: bool = True) -> Sequence[Any]:
+        """Run one statement and return its rows; see `Line.fetch`."""
+        ...
 
 
 class Line:

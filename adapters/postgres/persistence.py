@@ -13,14 +13,15 @@ from datetime import timedelta
 
 from anyio import CancelScope
 
-from adapters.postgres.blobs import Blobs
-from adapters.postgres.bridge import EventLoop, Runner, current_event_loop, run_in_asyncio, runner_for
+from adapters.postgres.blobs import Blobs, blob_line
+from adapters.postgres.bridge import Direct, EventLoop, Runner, current_event_loop, run_in_asyncio, runner_for
 from adapters.postgres.claims import Claims, Marks
 from adapters.postgres.clock import DatabaseClock
 from adapters.postgres.committer import Committer
 from adapters.postgres.connections import Deadlines, Line, Target
 from adapters.postgres.heartbeat import PostgresHeartbeat
 from adapters.postgres.hints import Hints
+from adapters.postgres.joining import Joining
 from adapters.postgres.listings import Listings
 from adapters.postgres.logs import Logs
 from adapters.postgres.migrating import check_version, migrated
@@ -32,12 +33,14 @@ from adapters.postgres.scheduler import ScheduledCommands
 from adapters.postgres.sessions import Sessions
 from adapters.postgres.statements import DEFAULT_SCHEMA, Schema, checked_schema
 from adapters.postgres.workflows import WorkflowKeys, Workflows
+from kernel.errors import InvalidCommand
 from kernel.model.head import Head
 from kernel.ports.persistence import (
     Append,
     Beat,
     Claimed,
     HeadRow,
+    Joined,
     LogLine,
     Page,
     RunQuery,
@@ -128,13 +131,15 @@ class _Store:
         self.listings: Listings = Listings(self.line, schema)
         self.logs: Logs = Logs(self.line, schema)
         self.commands: ScheduledCommands = ScheduledCommands(self.line, schema)
-        self.blobs: Blobs = Blobs(target, schema)
+        self.blob_line: Line = blob_line(target)
+        self.blobs: Blobs = Blobs(self.blob_line, schema)
+        self.joining: Joining = Joining(self.line, schema, self.keys, self.hints.tell)
 
     async def close(self) -> None:
         """Send what is queued, then let go of every connection."""
         await self.committer.close()
         await self.hints.close()
-        await asyncio.gather(self.line.close(), self.blobs.close())
+        await asyncio.gather(self.line.close(), self.blob_line.close())
 
 
 async def _open_store(target: Target, direct: Target | None, schema: Schema, *, migrate: bool) -> _Store:
@@ -161,6 +166,7 @@ class PostgresPersistence:
 
     def __init__(self, store: _Store, runner: Runner, lease: timedelta) -> None:
         self._store = store
+        self._runner = runner
         self._call = runner.call
         self._lease = lease
         self.blobs: PostgresBlobStore = PostgresBlobStore(store.blobs, runner)
@@ -177,6 +183,16 @@ class PostgresPersistence:
 
     async def append(self, append: Append, /) -> None:
         await self._call(lambda: self._store.committer.append(append), detach=True)
+
+    async def joined(self, connection: object, /) -> Joined:
+        if not isinstance(self._runner, Direct):
+            raise InvalidCommand(
+                "connection= needs asyncio, the event loop of asyncpg's connections; this is trio.",
+                field="connection",
+                hint="Start the run after your own commit, with an idempotency_key.",
+            )
+        appends, borrowed = await self._store.joining.join(connection)
+        return Joined(appends=appends, blobs=PostgresBlobStore(Blobs(borrowed, self._store.schema), self._runner))
 
     async def load(self, run_id: str, /, *, after: int = 0, bodies: bool = True) -> StoredHistory:
         return await self._call(lambda: self._store.histories.load(run_id, after, bodies))

@@ -16,7 +16,7 @@ from kernel.authoring.payload_guard import encode_payload
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.command import Command
-from kernel.errors import ErrorInfo, IdempotencyKeyReused, InvalidCommand, StaleVersion, WorkflowNotFound
+from kernel.errors import ErrorInfo, IdempotencyKeyReused, InvalidCommand, RunNotFound, StaleVersion, WorkflowNotFound
 from kernel.idempotency_keys import check_idempotency_key
 from kernel.model.attempts import Payload
 from kernel.model.consequences import advance_run
@@ -245,7 +245,10 @@ async def _differing_paths(
     ports: CreateRunPorts, run_id: str, payload: Payload, config: Mapping[str, Any], *, workflow_id: str | None = None
 ) -> list[str]:
     """Where an existing run's payload (and workflow, when named) differs from this one; at most ten paths."""
-    state = await ports.journals.record(run_id, lambda state, _moment: Decision(result=state, state=state))
+    try:
+        state = await ports.journals.record(run_id, lambda state, _moment: Decision(result=state, state=state))
+    except RunNotFound:
+        return []  # its transaction has not been committed yet, so only the digests are known
     if workflow_id is not None and workflow_id != state.workflow_id:
         return ["workflow_id"]
     theirs = (await ports.journals.payloads(run_id, [state.input]))[state.input]

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from kernel.errors import EngineError
 from kernel.model.head import Head
+from kernel.ports.blobs import BlobStore
 
 __all__ = [
     "PRIORITIES",
@@ -29,6 +30,7 @@ __all__ = [
     "Hints",
     "Histories",
     "HistoryRow",
+    "Joined",
     "KeyRecord",
     "KeyTaken",
     "Lease",
@@ -45,6 +47,7 @@ __all__ = [
     "Sessions",
     "StoredHistory",
     "Suspects",
+    "Transactions",
     "WorkflowRecord",
     "Workflows",
 ]
@@ -207,6 +210,25 @@ class Appends(Protocol):
         append again until there is an answer.
         Raises: StaleVersion, LeaseLost, KeyTaken, RunNotFound (foreign, unpark), PayloadRefused, Unavailable;
         InvalidCommand when a new run's id is more than an hour off the database's clock.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A way to create runs in somebody's transaction; `blobs` are those of the store that joined it."""
+
+    appends: Appends
+    blobs: BlobStore
+
+
+class Transactions(Protocol):
+    """Creating runs in transactions that are not the store's own."""
+
+    async def joined(self, connection: object, /) -> Joined:
+        """What creates runs on this connection: they exist when its transaction commits, and never when it does not.
+
+        Raises: InvalidCommand, when the connection is none that this store can use, or there is none; Unavailable.
         """
         ...
 
@@ -492,5 +514,7 @@ class Hints(Protocol):
         ...
 
 
-class Persistence(Appends, Histories, Workflows, Sessions, Claims, Repairs, Listings, Logs, Hints, Protocol):
+class Persistence(
+    Appends, Transactions, Histories, Workflows, Sessions, Claims, Repairs, Listings, Logs, Hints, Protocol
+):
     """The whole store."""

@@ -480,6 +480,7 @@ COLD = {
     "lock_session",
     "open_session",
     "register_workflows",
+    "same_database",
     "workflow_keys",
 }
 
