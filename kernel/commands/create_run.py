@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, cast
 from pydantic import BaseModel
 from pydantic_core import from_json, to_jsonable_python
 
-from kernel.authoring.payload_guard import encode_payload
+from kernel.authoring.payload_guard import check_payload_json, encode_payload
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.command import Command
@@ -186,6 +186,8 @@ async def create_run(command: CreateRun, ports: CreateRunPorts) -> CreateRunResu
 def find_fault(workflow: Workflow[Any, Any], input_: bytes, config: Mapping[str, Any]) -> ErrorInfo | None:
     """What is wrong with a run that was created without being checked, as the error that it fails with; or None."""
     try:
+        # As nobody has looked at the text either, it may be nested deeper than can be read.
+        check_payload_json(input_, what=f'Input of workflow "{workflow.id}"', field="input")
         workflow.encode_input(from_json(input_))
         workflow.merge_config(dict(config.items()))
     except InvalidCommand as error:

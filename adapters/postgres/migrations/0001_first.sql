@@ -449,8 +449,8 @@ CREATE FUNCTION leasehold.create_run(
 ) RETURNS uuid
 LANGUAGE plpgsql
 -- Creates a run inside the caller's own transaction: it exists when that commits. The newest version of the workflow
--- is taken when none is named. Nothing is validated here: whoever drives the run first does that ("checked": false),
--- and fails it when its input or configuration is wrong.
+-- is taken when none is named. What no reader could make sense of is refused. Whether input and configuration are what
+-- the workflow wants is not looked at here: whoever drives the run first does that ("checked": false), and fails it.
 --
 -- No notification is sent: NOTIFY in a transaction takes a lock of the whole cluster when it commits (and cannot be
 -- prepared), which is not ours to put into somebody else's transaction. The run is found by the next look, within a
@@ -468,6 +468,29 @@ DECLARE
     holder leasehold.idempotency_keys;
     moment timestamptz := clock_timestamp();
 BEGIN
+    IF create_run.priority IS NULL OR create_run.priority NOT BETWEEN 0 AND 9 THEN
+        RAISE EXCEPTION 'priority must be 0 to 9, and is %', coalesce(create_run.priority::text, 'null')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF json_typeof(create_run.config) <> 'object' THEN
+        RAISE EXCEPTION 'config must be a JSON object, and is of type %', json_typeof(create_run.config)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It maps stages to their values: {"STAGE": {"FIELD": 1}}';
+    END IF;
+    IF json_typeof(create_run.metadata) <> 'object' THEN
+        RAISE EXCEPTION 'metadata must be a JSON object, and is of type %', json_typeof(create_run.metadata)
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- Readers know no others: not every language has an infinity, or a year before the first.
+    IF create_run.run_at < '0001-01-02 UTC' OR create_run.run_at >= '9999-12-31 UTC' THEN
+        RAISE EXCEPTION 'run_at must lie in the years 1 to 9999, and is %', create_run.run_at
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out to run at once.';
+    END IF;
+    IF jsonb_path_exists(
+        jsonb_build_array(create_run.input, create_run.config, create_run.metadata), 'strict $.**{102}'
+    ) THEN
+        RAISE EXCEPTION 'input, config or metadata is nested deeper than 100 levels'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT * INTO flow FROM leasehold.workflows AS w
     WHERE w.id = create_run.workflow_id
       AND (create_run.workflow_version IS NULL OR w.version = create_run.workflow_version)
@@ -526,7 +549,8 @@ BEGIN
             'fingerprint', flow.fingerprint,
             'plan', flow.plan,
             'priority', create_run.priority,
-            'run_at', create_run.run_at,
+            -- In one form, whatever the zone of the caller.
+            'run_at', to_char(create_run.run_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'config', coalesce(create_run.config, '{}'),
             'checked', false,
             'type', 'run.created'

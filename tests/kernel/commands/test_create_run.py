@@ -425,3 +425,13 @@ def test_a_run_that_was_created_unchecked_is_found_faultless_or_has_its_error() 
     assert (bad_input.type, bad_input.retryable) == ("InvalidInput", False)
     assert bad_config is not None
     assert (bad_config.type, "max_chars" in bad_config.message) == ("InvalidConfig", True)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 300 + b"]" * 300, b'{"path":"a\\u0000"}', b'{"path":' + b"[" * 150 + b"]" * 150 + b"}"]
+)
+def test_an_unchecked_input_that_could_not_even_be_read_is_a_fault_like_any_other(text: bytes) -> None:
+    fault = find_fault(single, text, {})
+
+    assert fault is not None
+    assert (fault.type, fault.retryable) == ("PayloadRefused", False)
