@@ -351,13 +351,16 @@ class Client:
     ) -> Page[RunInfo]:
         """One page of runs, newest first, from their heads alone; `after` is the `next` of the page before.
 
-        Raises: InvalidCommand for an unknown status or a limit outside 1 to 1000.
+        Raises: InvalidCommand for an unknown status, a limit outside 1 to 1000, a time without a zone or a cursor that
+        is none.
         """
         if status is not None and status not in Status.__members__:
             hint = f"Statuses: {', '.join(Status.__members__)}."
             raise InvalidCommand(f'"{status}" is not a status.', field="status", hint=hint)
         if not 1 <= limit <= LIST_MAX:
             raise InvalidCommand(f"limit must be 1 to {LIST_MAX}, got {limit}.", field="limit")
+        if since is not None and since.tzinfo is None:
+            raise InvalidCommand("since must be an aware datetime.", field="since", hint="Add a time zone, e.g. UTC.")
         workflow_id = None if workflow is None else _workflow_id(workflow)
         query = RunQuery(status=status, workflow_id=workflow_id, since=since, limit=limit, after=after)
         page = await self.storage.persistence.list_runs(query)

@@ -188,6 +188,8 @@ def waiting_for(
     if head.format > FORMAT:
         return "newer_release"
     own = _OWN_WAIT.get(given.phase)
+    if given.phase == "delayed" and head.run_at is not None and head.run_at <= now:
+        own = None
     if head.owner is not None and head.owner_live:
         if given.status is Status.PENDING or (state is not None and _is_short_of_room(state)):
             return own or "capacity"

@@ -38,6 +38,8 @@ O_co = TypeVar("O_co", covariant=True)
 class RunHandle(Generic[O_co]):
     """One run: its result, its state, its events. Holds nothing of the run itself; cheap to make and to drop."""
 
+    __slots__ = ("_client", "_run_id", "_workflow")
+
     def __init__(self, client: Client, run_id: str, workflow: Workflow[Any, O_co] | None) -> None:
         self._client = client
         self._run_id = run_id

@@ -8,6 +8,8 @@ from datetime import datetime
 from itertools import islice
 
 from adapters.memory.tables import Run, Tables, head_row
+from kernel.errors import InvalidCommand
+from kernel.model.ids import is_run_id
 from kernel.model.machine import Status
 from kernel.ports.persistence import HeadRow, Page, RunQuery
 
@@ -18,7 +20,14 @@ FOUND_MAX = 10
 
 
 def page_of(tables: Tables, query: RunQuery, now: datetime) -> Page:
-    """The newest runs that the query asks for, older than its cursor; the cursor is the last run's id."""
+    """The newest runs that the query asks for, older than its cursor; the cursor is the last run's id.
+
+    Raises: InvalidCommand, when the cursor is none.
+    """
+    if query.after is not None and not is_run_id(query.after):
+        raise InvalidCommand(
+            f'"{query.after}" is no cursor.', field="after", hint="Pass what the page before gave as next."
+        )
     found: list[Run] = []
     for run in _newest_first(tables, before=query.after):
         if not _wanted(run, query):

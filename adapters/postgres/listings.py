@@ -22,6 +22,8 @@ from kernel.ports.persistence import Page, RunQuery
 __all__ = ["Listings"]
 
 SHORT_ID = 8
+EPOCH_YEAR = 1970
+"""Ids tell no time before it, and nothing was created then."""
 LOWEST = "00000000-0000-0000-0000-000000000000"
 HIGHEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
@@ -45,7 +47,7 @@ class Listings:
             )
         name = _statement_for(query)
         lower = LOWEST
-        if query.since is not None:
+        if query.since is not None and query.since.year > EPOCH_YEAR:
             # The id was minted a little before or after the moment that was recorded as the creation.
             lower = run_id_from(query.since - RUN_ID_SKEW_MAX - timedelta(minutes=1), bytes(10))
         parameters: list[object] = [query.after or HIGHEST, lower, query.status, query.since, query.limit + 1]

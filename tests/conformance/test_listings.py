@@ -1,11 +1,12 @@
 """Looking at many runs: newest first, page by page, and only those that were asked for."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from kernel.errors import InvalidCommand
 from kernel.model.consequences import advance_run
 from kernel.model.draft import Draft
 from kernel.model.facts import StageCompleted
@@ -177,6 +178,20 @@ async def test_since_leaves_out_what_was_created_before(world: World) -> None:
 
     assert await listed(world, since=world.now() - timedelta(minutes=10)) == [new.id]
     assert set(await listed(world, since=world.now() - timedelta(minutes=30))) == {old.id, new.id}
+
+
+async def test_since_may_be_any_moment(world: World) -> None:
+    run = await world.create()
+
+    assert await listed(world, since=datetime(1960, 1, 1, tzinfo=UTC)) == [run.id]
+    assert await listed(world, since=datetime(9999, 1, 1, tzinfo=UTC)) == []
+
+
+async def test_what_is_no_cursor_is_refused(world: World) -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        await listed(world, after="no cursor")
+
+    assert refused.value.field == "after"
 
 
 @pytest.mark.parametrize("length", [8, 12, 36])

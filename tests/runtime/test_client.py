@@ -161,6 +161,13 @@ async def test_a_run_is_found_by_its_key_and_no_other(memory: SharedStore):
         assert await found.result() == Doc(text="x")
         assert await supervisor.find("echo", "other") is None
         assert await supervisor.find("failing", "k") is None
+        assert await supervisor.find("nobody-knows", "k") is None
+
+
+@pytest.mark.parametrize("key", ["", "never used", "no\0such", "\ud800", "k" * 2000])
+async def test_a_key_that_no_run_can_have_finds_none(store: SharedStore, key: str):
+    async with store.client(ECHO) as client:
+        assert await client.find(ECHO, key) is None
 
 
 # -- many at once ------------------------------------------------------------------------------------------------------
@@ -208,8 +215,11 @@ async def test_starting_many_raises_the_first_refusal_as_it_is_and_can_be_repeat
     texts: list[Any] = [str(n) for n in range(200)]
     texts[70] = 7
     async with memory.client(ECHO) as client:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput) as refused:
             await client.start_many("echo", ({"text": t} for t in texts), idempotency_key=lambda i: str(i["text"]))
+        assert refused.value.__notes__ == ["It is about inputs[70] of start_many."]
+        # Those before it were started, and none that was not yet on its way.
+        assert 70 <= len((await client.list_runs(limit=1000)).items) < 70 + 64
         texts[70] = "70"
         runs = await client.start_many("echo", ({"text": t} for t in texts), idempotency_key=lambda i: str(i["text"]))
         assert len({run.id for run in runs}) == 200
@@ -223,8 +233,34 @@ async def test_an_error_of_the_inputs_themselves_comes_out_as_it_is(memory: Shar
         raise LookupError("no more")
 
     async with memory.client(ECHO) as client:
-        with pytest.raises(LookupError, match="no more"):
+        with pytest.raises(LookupError, match="no more") as raised:
             await client.start_many(ECHO, inputs())
+    assert raised.value.__notes__ == ["It is about inputs[1] of start_many."]
+
+
+async def test_an_error_of_the_keys_comes_out_with_the_position_of_its_input(memory: SharedStore):
+    def key(doc: Doc) -> str:
+        if doc.text == "7":
+            raise LookupError("no key")
+        return doc.text
+
+    async with memory.client(ECHO) as client:
+        with pytest.raises(LookupError, match="no key") as raised:
+            await client.start_many(ECHO, [Doc(text=str(n)) for n in range(10)], idempotency_key=key)
+    assert raised.value.__notes__ == ["It is about inputs[7] of start_many."]
+
+
+async def test_no_inputs_are_no_runs(memory: SharedStore):
+    async with memory.client(ECHO) as client:
+        assert await client.start_many(ECHO, []) == []
+
+
+async def test_inputs_of_one_key_are_one_run(store: SharedStore):
+    async with store.client(ECHO) as client:
+        runs = await client.start_many(ECHO, [Doc(text="x")] * 100, idempotency_key=lambda doc: doc.text)
+
+        assert len({run.id for run in runs}) == 1
+        assert len(runs) == 100
 
 
 # -- listing -----------------------------------------------------------------------------------------------------------
@@ -263,9 +299,18 @@ async def test_runs_are_filtered_by_status_workflow_and_time(memory: SharedStore
         assert await listed(since=created_at + timedelta(seconds=1)) == []
 
 
-@pytest.mark.parametrize("given, field", [({"status": "DONE"}, "status"), ({"limit": 0}, "limit")])
-async def test_a_listing_that_makes_no_sense_is_refused(memory: SharedStore, given: dict[str, Any], field: str):
-    async with memory.client(ECHO) as client:
+@pytest.mark.parametrize(
+    "given, field",
+    [
+        ({"status": "DONE"}, "status"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 1001}, "limit"),
+        ({"after": "no cursor"}, "after"),
+        ({"since": datetime(2030, 1, 1)}, "since"),  # noqa: DTZ001 - that is the mistake
+    ],
+)
+async def test_a_listing_that_makes_no_sense_is_refused(store: SharedStore, given: dict[str, Any], field: str):
+    async with store.client(ECHO) as client:
         with pytest.raises(InvalidCommand) as refused:
             await client.list_runs(**given)
     assert refused.value.field == field

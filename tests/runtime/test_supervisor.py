@@ -164,11 +164,15 @@ async def test_no_more_bodies_execute_at_once_than_the_bound_allows(memory: Shar
         await until(lambda: supervisor.stats().bodies == 0)
 
 
-async def test_two_supervisors_of_one_name_are_two_sessions(memory: SharedStore):
+async def test_two_supervisors_of_one_name_are_two_sessions(store: SharedStore):
     workflow = echo()
-    async with memory.supervisor(workflow, name="twin") as one, memory.supervisor(workflow, name="twin") as other:
-        assert None not in (one.stats().session_id, other.stats().session_id)
-        assert one.stats().session_id != other.stats().session_id
+    async with store.supervisor(workflow, name="twin") as one:
+        async with store.supervisor(workflow, name="twin") as other:
+            assert None not in (one.stats().session_id, other.stats().session_id)
+            assert one.stats().session_id != other.stats().session_id
+        # The end of one is not the other's.
+        run = await one.start(workflow, Doc(text="x"))
+        assert await run.result(timeout=20) == Doc(text="x")
 
 
 async def test_a_supervisor_that_loses_its_lease_interrupts_its_bodies_and_begins_anew(memory: SharedStore):

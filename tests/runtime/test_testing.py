@@ -288,8 +288,8 @@ async def test_two_memory_kernels_share_nothing_and_each_refuses_a_workflow_list
     one, other = memory_kernel(workflows=[echo()]), memory_kernel(workflows=[echo()])
     run_id = (await one.dispatch(CreateRun(workflow_id="echo", input=Doc(text="x")))).run_id
     assert run_id not in await other.ports.store.heads([run_id])
-    with pytest.raises(InvalidWorkflow):
-        memory_kernel(workflows=[echo(), echo()])
+    with pytest.raises(InvalidWorkflow, match=r'"echo".*positions 1 and 3'):
+        memory_kernel(workflows=[echo(), echo("other"), echo()])
 
 
 # -- the pieces --------------------------------------------------------------------------------------------------------
