@@ -35,7 +35,10 @@ class Listings:
         self._line = line
         self._sql = {
             name: statement(name, schema)
-            for name in ("list_newest", "list_of_workflow", "list_active", "list_failed", "find_runs", "live_workflows")
+            for name in (
+                *("list_newest", "list_of_workflow", "list_active", "list_failed", "list_cancelled"),
+                *("find_runs", "live_workflows"),
+            )
         }
 
     async def list_runs(self, query: RunQuery) -> Page:
@@ -76,4 +79,6 @@ def _statement_for(query: RunQuery) -> str:
         return "list_active"
     if query.status == Status.FAILED:
         return "list_failed"
+    if query.status == Status.CANCELLED:
+        return "list_cancelled"
     return "list_newest" if query.workflow_id is None else "list_of_workflow"

@@ -139,7 +139,7 @@ async def columns(connection: asyncpg.Connection, schema: Schema) -> dict[str, l
         """
         SELECT table_name, array_agg(column_name::text ORDER BY ordinal_position) AS columns
         FROM information_schema.columns
-        WHERE table_schema = $1 AND table_name IN ('runs', 'history', 'idempotency_keys')
+        WHERE table_schema = $1 AND table_name IN ('runs', 'history', 'idempotency_keys') AND is_generated = 'NEVER'
         GROUP BY table_name
         """,
         schema,

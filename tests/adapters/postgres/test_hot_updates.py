@@ -23,6 +23,8 @@ AT_ONCE = 10
 # run ends and its owner with it.
 INDEXABLE = {"id", "workflow_key", "priority", "wake_at", "owner", "attention", "publish_at", "parked_reason", "error"}
 INDEXABLE |= {"completed_at"}
+# `cancelled` changes when a run is cancelled.
+INDEXABLE |= {"cancelled"}
 
 
 def utc_now() -> datetime:

@@ -43,6 +43,7 @@ REACHED_BY: dict[str, set[str]] = {
     "heads": BY_ID,
     "list_active": {"runs_claim", "runs_owner", "runs_parked", "runs_pkey"},
     "list_failed": {"runs_failed"},
+    "list_cancelled": {"runs_cancelled"},
     "list_newest": BY_ID,
     "list_of_workflow": {"runs_workflow"},
     "find_runs": {"runs_short_id"},

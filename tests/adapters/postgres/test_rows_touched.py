@@ -116,6 +116,7 @@ def a_page(status: str | None, *workflow: str | None) -> Callable[[Crowd], Seque
 
 ACTIVE = SLEEPING + WAITING + DUE + OWNED + ORPHANS + PARKED + 10
 FAILED = ENDED // 100 + 1
+CANCELLED = ENDED // 200 + 1
 
 # One row per statement that is sent for every run, batch, beat or look; several where it does different things.
 # Rows: per element of a batch its head, its session, its definition. Pages: the descent of each index for each element,
@@ -343,6 +344,20 @@ HOT: dict[str, Hot] = {
         indexes={"runs_failed"},
         rows=8 * FAILED,
         pages=5 * FAILED,
+    ),
+    "list_cancelled": Hot(
+        sent="per page of cancelled runs",
+        values=a_page("CANCELLED", None),
+        indexes={"runs_cancelled"},
+        rows=6 * PAGE,
+        pages=6 * PAGE,
+    ),
+    "list_cancelled of a workflow": Hot(
+        sent="per page of cancelled runs of a workflow",
+        values=a_page("CANCELLED", WORKFLOWS[1]),
+        indexes={"runs_cancelled"},
+        rows=8 * CANCELLED,
+        pages=5 * CANCELLED,
     ),
     "list_active": Hot(
         sent="per page of runs that have not ended",
