@@ -51,6 +51,22 @@ async def test_a_run_of_sql_is_executed_when_its_transaction_has_committed(
         assert (await run.describe()).metadata == {"by": "psql"}
 
 
+async def test_it_can_be_called_as_people_write_sql(postgres: SharedStore, sql: asyncpg.Connection):
+    async with postgres.supervisor(ECHO, **QUICK) as supervisor:
+        await sql.execute(
+            """
+            BEGIN;
+            SELECT leasehold.create_run('echo', '{"text": "x"}', idempotency_key => 'order 7', priority => 7);
+            COMMIT;
+            """
+        )
+
+        run = await supervisor.find(ECHO, "order 7")
+        assert run is not None
+        assert await run.result(timeout=20) == Doc(text="x")
+        assert (await run.describe()).priority == 7
+
+
 @pytest.mark.parametrize(
     "wrong, error, where",
     [

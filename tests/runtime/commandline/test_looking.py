@@ -212,10 +212,17 @@ def test_an_id_that_is_too_short_is_said(command: Command) -> None:
 
 def test_an_ambiguous_id_lists_the_matches(world: World, command: Command) -> None:
     twin = f"01a1fb81-0915-7f00-8a2b-2222{world.completed[-8:]}"
-    copy = (
-        "INSERT INTO leasehold.runs SELECT r.* FROM leasehold.runs AS o, "
-        f"jsonb_populate_record(o, jsonb_build_object('id', '{twin}')) AS r WHERE o.id = '{world.completed}'"
-    )
+    copy = f"""
+        DO $$
+        DECLARE columns text := (
+            SELECT string_agg(column_name, ', ') FROM information_schema.columns
+            WHERE table_schema = 'leasehold' AND table_name = 'runs' AND is_generated = 'NEVER' AND column_name <> 'id'
+        );
+        BEGIN
+            EXECUTE format('INSERT INTO leasehold.runs (id, %s) SELECT %L, %s FROM leasehold.runs WHERE id = %L',
+                           columns, '{twin}', columns, '{world.completed}');
+        END $$
+    """
 
     async def execute(statement: str) -> None:
         connection = await asyncpg.connect(world.url)
