@@ -47,6 +47,7 @@ from kernel.commands.cancel_run import CancelRun, CancelRunResult
 from kernel.commands.claim_pending_runs import ClaimedRun, ClaimPendingRuns, ClaimPendingRunsResult
 from kernel.commands.create_run import CreateRun, CreateRunResult
 from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult
+from kernel.commands.poll_suspended_stages import PollSuspendedStages, PollSuspendedStagesResult
 from kernel.commands.reap_stale_leases import ReapStaleLeases, ReapStaleLeasesResult
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
 from kernel.commands.rerun_from import RerunFrom, RerunFromResult
@@ -141,6 +142,8 @@ __all__ = [
     "Payload",
     "PayloadRefused",
     "Plugin",
+    "PollSuspendedStages",
+    "PollSuspendedStagesResult",
     "Ready",
     "ReapStaleLeases",
     "ReapStaleLeasesResult",

@@ -35,6 +35,7 @@ from kernel.commands.cancel_run import CancelRun, cancel_run
 from kernel.commands.claim_pending_runs import ClaimPendingRuns, claim_pending_runs
 from kernel.commands.create_run import CreateRun, create_run
 from kernel.commands.execute_job import ExecuteJob, execute_job
+from kernel.commands.poll_suspended_stages import PollSuspendedStages, poll_suspended_stages
 from kernel.commands.reap_stale_leases import ReapStaleLeases, reap_stale_leases
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, reap_stuck_runs
 from kernel.commands.rerun_from import RerunFrom, rerun_from
@@ -45,6 +46,7 @@ from kernel.journal import ForeignJournals
 from kernel.payloads import Limits
 from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
+from kernel.ports.concurrency import Concurrency, InTurn
 from kernel.ports.executor import Executor
 from kernel.ports.ids import Ids
 from kernel.ports.journals import Journals
@@ -71,6 +73,7 @@ class Ports:
     registry: WorkflowRegistry
     executor: Executor
     limits: Limits
+    concurrency: Concurrency
 
     @property
     def sessions(self) -> Persistence:
@@ -101,6 +104,7 @@ ROUTES: Mapping[type[Command[Any]], Route[Any, Any]] = {
     ClaimPendingRuns: route(ClaimPendingRuns, claim_pending_runs),
     ExecuteJob: route(ExecuteJob, execute_job),
     TransitionRun: route(TransitionRun, transition_run),
+    PollSuspendedStages: route(PollSuspendedStages, poll_suspended_stages),
     CancelRun: route(CancelRun, cancel_run),
     RerunFrom: route(RerunFrom, rerun_from),
     ReapStaleLeases: route(ReapStaleLeases, reap_stale_leases),
@@ -127,6 +131,7 @@ class Kernel:
         scheduler: Scheduler | None = None,
         journals: Journals | None = None,
         limits: Limits | None = None,
+        concurrency: Concurrency | None = None,
     ) -> None:
         self.ports: Ports = Ports(
             store=persistence,
@@ -137,6 +142,7 @@ class Kernel:
             registry=registry,
             executor=executor,
             limits=limits or Limits(),
+            concurrency=concurrency or InTurn(),
         )
         self._scheduler = scheduler
 

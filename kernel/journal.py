@@ -14,6 +14,7 @@ from kernel.errors import StaleVersion
 from kernel.model.draft import Decision, Moment
 from kernel.model.facts import FORMAT, CorruptHistory, NewerHistory, decode_facts, encode_facts, format_of
 from kernel.model.head import head_of
+from kernel.model.looks import decode_looks, encode_looks, lay_over
 from kernel.model.run import RunState, fold
 from kernel.model.stage import Body
 from kernel.ports.blobs import BlobStore
@@ -89,10 +90,10 @@ class ForeignJournals:
             state = fold_stored(stored, state)
             moment = Moment(now=self._clock.now(), append_id=self._ids.append_id())
             decision = decide(state, moment)
-            if not decision.facts:
+            if not decision.changes:
                 return decision.result
             try:
-                await self._store.append(append_of(decision, moment, mode="foreign", expected=state.seq, key=key))
+                await self._store.append(append_of(decision, moment, expected=state.seq, key=key))
             except StaleVersion:
                 conflicts += 1
                 if conflicts_max is not None and conflicts >= conflicts_max:
@@ -147,20 +148,26 @@ def fold_stored(stored: StoredHistory, state: RunState | None = None) -> RunStat
     folded = fold(run_id, rows, state)
     if folded.seq < stored.head.seq:
         raise CorruptHistory(run_id, f"it ends at sequence {folded.seq}, and its head is at {stored.head.seq}")
-    return folded
+    looks = stored.head.poll_state
+    return folded if looks is None else lay_over(folded, decode_looks(looks, run_id=run_id))
 
 
 def append_of(
     decision: Decision[object],
     moment: Moment,
     *,
-    mode: Mode,
+    mode: Mode | None = None,
     expected: int,
     lease: Lease | None = None,
     new: NewRun | None = None,
     key: KeyRecord | None = None,
 ) -> Append:
-    """The append that makes a decision durable."""
+    """The append that makes a decision durable; without a mode the one of an owner (with a lease) or a foreigner.
+
+    A decision without facts is of the mode `poll`.
+    """
+    if mode is None:
+        mode = ("foreign" if lease is None else "owned") if decision.facts else "poll"
     bodies = None
     if decision.bodies:
         # Each payload is valid JSON already; joining the texts spares parsing and encoding them again.
@@ -173,9 +180,10 @@ def append_of(
         seq=decision.state.seq,
         at=moment.now,
         head=head_of(decision.state),
-        events=encode_facts(decision.facts),
+        events=encode_facts(decision.facts) if decision.facts else None,
         format=format_of(decision.facts),
         bodies=bodies,
+        poll_state=encode_looks(decision.looks) if decision.looks else None,
         lease=lease,
         new=new,
         key=key,

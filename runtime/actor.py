@@ -145,7 +145,7 @@ class RunActor:
         if not ends_attempt and not self._committing and not self._stale and self._mailbox.closed is None:
             # Deciding is pure, so what changes nothing needs no turn in the queue.
             decision = decide(self.state, Moment(now=self._host.clock.now(), append_id=""))
-            if not decision.facts:
+            if not decision.changes:
                 return decision.result
         ask = Ask(decide, ends_attempt=ends_attempt)
         self._mailbox.post(ask)
@@ -370,7 +370,7 @@ class RunActor:
     async def _commit_until_settled(self, tasks: anyio.abc.TaskGroup, asks: list[Ask]) -> None:
         while True:
             batch = self._decide(asks)
-            if not batch.decision.facts:
+            if not batch.decision.changes:
                 batch.answer()
                 return
             # Reserved before the wait, so that two actors cannot both count on the same slot.
@@ -379,9 +379,7 @@ class RunActor:
             self._host.bodies.reserve(reserved)
             self._host.suspects.reserve(suspects)
             try:
-                append = append_of(
-                    batch.decision, batch.moment, mode="owned", expected=self.state.seq, lease=self.lease
-                )
+                append = append_of(batch.decision, batch.moment, expected=self.state.seq, lease=self.lease)
                 await self._append(append)
             except BaseException as error:
                 # Also when cancelled: whether it lands or not, nothing of it will execute here.

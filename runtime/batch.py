@@ -70,6 +70,8 @@ class Batch:
         self._draft.state = decision.state
         self._draft.facts.extend(decision.facts)
         self._draft.bodies.update(decision.bodies)
+        if decision.looks:
+            self._draft.looks.update(decision.looks)
         self._answers.append((ask, decision.result, None))
         started = [fact.token for fact in decision.facts if isinstance(fact, StageStarted)]
         # A sibling that the end has cancelled is no part of this: its body still executes, and is to be interrupted.

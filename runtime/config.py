@@ -77,6 +77,7 @@ class Settings:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_runs: int = 1000
     max_bodies: int = 100
+    max_checks: int = 100
     threads: int = 40
     processes: int = field(default_factory=_processes)
     queues: tuple[str, ...] = ("default",)
@@ -138,6 +139,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="log_level", kind=Choice(("debug", "info", "warning", "error")), note="what it leaves out"),
     Setting(name="max_runs", kind=Number(1), note="runs that this process drives at a time"),
     Setting(name="max_bodies", kind=Number(1), note="stage bodies that it executes at a time"),
+    Setting(name="max_checks", kind=Number(1), note="checks of suspended stages that it makes at a time"),
     Setting(name="threads", kind=Number(1), note="worker threads for stages that are plain functions"),
     Setting(name="processes", kind=Number(1), note="child interpreters for stages with a process of their own"),
     Setting(name="queues", kind=Names(), note="queues that this process serves"),

@@ -67,7 +67,8 @@ class LocalExecutor:
     """Runs bodies in this process and its children; implements the kernel's `Executor`.
 
     `services` are entered already and reach bodies in the loop and in threads as they are. At most `threads` bodies
-    run in threads and `processes` in child interpreters; bodies in the loop are bounded by whoever starts attempts.
+    run in threads and `processes` in child interpreters; bodies in the loop are bounded by whoever starts attempts. At
+    most `checks` checks of suspended stages run at a time, in the order in which they were asked for.
     `run_services` must run beside attempts of isolated stages, since it ends the child interpreters.
     """
 
@@ -81,6 +82,7 @@ class LocalExecutor:
         steps: StepRecorder,
         clock: Clock,
         threads: int = 40,
+        checks: int = 100,
         payload_bytes_max: int = PAYLOAD_BYTES_MAX,
         check_timeout: timedelta = CHECK_TIMEOUT,
     ) -> None:
@@ -89,6 +91,7 @@ class LocalExecutor:
         self._processes = ProcessPool(processes)
         self._bytes_max = payload_bytes_max
         self._check_timeout = check_timeout
+        self._checks = anyio.CapacityLimiter(checks)
         self._door: LoopDoor | None = None
 
     @property
@@ -148,7 +151,9 @@ class LocalExecutor:
             prepare=prepare,
             encode=partial(_check_outcome, stage, self._bytes_max),
         )
-        outcome = await self._carry_out(call, port, bound=timeout, in_loop=stage.schemas.check_is_async)
+        # Whoever has waited longest is next, so no run that has many of them starves the others.
+        async with self._checks:
+            outcome = await self._carry_out(call, port, bound=timeout, in_loop=stage.schemas.check_is_async)
         if isinstance(outcome, Raised):
             outcome = CheckRaised(error=outcome.error, cause=outcome.cause, retry_after=outcome.retry_after)
         return replace(outcome, notes=tuple(port.notes)) if port.notes else outcome

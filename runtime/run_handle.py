@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.commands.cancel_run import CancelRun
+from kernel.commands.poll_suspended_stages import ask_for_looks
 from kernel.commands.rerun_from import RerunFrom, RerunFromResult
 from kernel.commands.unpark_run import UnparkRun
 from kernel.ending import Ending
@@ -148,6 +149,14 @@ class RunHandle(Generic[O_co]):
             idempotency_key=idempotency_key,
         )
         return await self._client.kernel.dispatch(command)
+
+    async def poll(self) -> Sequence[str]:
+        """Have the checks of all suspended stages made now, and return the ids of these stages; empty when none is.
+
+        Returns when that has been recorded. Whoever drives the run makes them within a second, in whatever process; a
+        run that nobody drives is claimed for it. Repeated, they are made once more. Raises: RunNotFound.
+        """
+        return await ask_for_looks(self._run_id, self._client.kernel.ports.journals)
 
     async def unpark(self) -> bool:
         """Give a parked run back to whoever can drive it; False when it was not parked. Raises: RunNotFound."""

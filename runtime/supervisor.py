@@ -46,6 +46,7 @@ from runtime.patience import PatientBlobs
 from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import ScheduledCommands
 from runtime.session import Session, SessionTiming
+from runtime.side_by_side import SideBySide
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, get_logger
 
@@ -159,6 +160,7 @@ class Supervisor(Client):
             services=self._services,
             threads=self._settings.threads,
             processes=self._settings.processes,
+            checks=self._settings.max_checks,
             payload_bytes_max=self._settings.payload_bytes_max,
             logs=self._logbook,
             blobs=storage.blobs,
@@ -196,6 +198,7 @@ class Supervisor(Client):
             scheduler=storage.scheduler,
             journals=journals,
             limits=self._limits(),
+            concurrency=SideBySide(),
         )
 
     def _make_journals(self, storage: Storage) -> Journals:

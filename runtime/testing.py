@@ -47,6 +47,7 @@ from runtime.logbook import LogBook
 from runtime.loop_door import LoopDoor
 from runtime.mailbox import Mailbox
 from runtime.recorded_steps import record_step
+from runtime.side_by_side import SideBySide
 from runtime.supervisor import Supervisor
 
 __all__ = [
@@ -213,6 +214,7 @@ def memory_kernel(
         registry=app,
         executor=executor,
         scheduler=store.scheduler,
+        concurrency=SideBySide(),
     )
     executor.kernel = kernel
     return kernel

@@ -1,4 +1,4 @@
-"""The append: six modes, each with its condition, its refusals and what it writes.
+"""The append: seven modes, each with its condition, its refusals and what it writes.
 
 Every function checks first and writes last, so a refusal leaves no trace. An append that is sent again is recognised:
 by its id in the history, or, where it writes no history, by its effect on the head.
@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 from types import MappingProxyType
+
+from pydantic_core import from_json
 
 from adapters.memory.payloads import frozen_json
 from adapters.memory.tables import Key, Run, Tables
@@ -37,6 +39,8 @@ def write(tables: Tables, append: Append, bodies: Mapping[str, bytes], now: date
         case "create":
             return _create(tables, append, bodies, now)
         case "foreign" | "unpark":
+            return _from_outside(tables, append, bodies, now)
+        case "poll" if append.lease is None:
             return _from_outside(tables, append, bodies, now)
         case _:
             return _by_owner(tables, append, bodies, now)
@@ -88,6 +92,9 @@ def _by_owner(tables: Tables, append: Append, bodies: Mapping[str, bytes], now: 
         return _extend(tables, run, append, bodies, now)
     run.attention = False
     run.updated_at = now
+    if append.mode == "poll":
+        _keep_looks(run, append)
+        return False
     if append.mode == "park":
         run.parked_reason = append.parked_reason or "unknown"
         run.parked_at = now
@@ -107,6 +114,12 @@ def _from_outside(tables: Tables, append: Append, bodies: Mapping[str, bytes], n
     if append.mode == "foreign":
         _check_key(tables, append.key, now)
         return _extend(tables, run, append, bodies, now)
+    if append.mode == "poll":
+        _keep_looks(run, append)
+        run.updated_at = now
+        if run.owner is None and run.parked_reason is None:
+            tables.place(run, owner=None, wake_at=None if run.ended else _not_past(append.head.wake_at, now))
+        return _due(run, now)
     if run.parked_reason is None:
         return _refuse(run, append, stale)
     run.parked_reason = run.parked_at = None
@@ -131,6 +144,7 @@ def _extend(tables: Tables, run: Run, append: Append, bodies: Mapping[str, bytes
     )
     run.seq, run.head, run.updated_at = append.seq, _kept(append.head), now
     run.format = max(run.format, append.format)
+    _keep_looks(run, append)
     if append.key is not None:
         expires_at = append.key.expires_at or now + KEY_LIFETIME
         tables.keys[_name(append.key)] = Key(run_id=run.run_id, digest=append.key.digest, expires_at=expires_at)
@@ -148,6 +162,14 @@ def _extend(tables: Tables, run: Run, append: Append, bodies: Mapping[str, bytes
     return _due(run, now)
 
 
+def _keep_looks(run: Run, append: Append) -> None:
+    """What is asked of a run that has ended is nothing any more."""
+    if run.ended:
+        run.poll_state = None
+    elif append.poll_state is not None:
+        run.poll_state = {**(run.poll_state or {}), **from_json(append.poll_state)}
+
+
 def _kept(head: Head) -> Head:
     """A head without what is too long for one; the whole error stands in the history."""
     if head.error is None:
@@ -161,6 +183,9 @@ def _refuse(run: Run, append: Append, error: Conflict) -> bool:
     if append.events is not None:
         at = bisect_left(run.rows, append.seq, key=attrgetter("seq"))
         landed = at < len(run.rows) and run.rows[at].append_id == append.append_id
+    elif append.mode == "poll":
+        # Whether it was done does not matter: who looks again looks once too often at worst.
+        landed = False
     elif append.mode == "unpark":
         landed = run.seq == append.expected and run.owner is None
     else:

@@ -14,9 +14,9 @@ from adapters.memory.scheduler import next_due
 from adapters.memory.tables import Run, Session, Tables, history_of
 from kernel.errors import LeaseLost, WorkflowNotFound
 from kernel.model.facts import FORMAT
-from kernel.ports.persistence import Beat, Claimed, Lease, SessionInfo
+from kernel.ports.persistence import Beat, Claimed, Lease, SessionInfo, SuspendedRuns
 
-__all__ = ["beat", "close", "condemn", "open_new", "take"]
+__all__ = ["beat", "close", "condemn", "hold_suspended", "open_new", "take"]
 
 PRIORITY_STEP = timedelta(seconds=10)
 """How much waiting one step of priority is worth; the order is then a constant of the run, and nothing starves."""
@@ -97,6 +97,24 @@ def take(tables: Tables, session_id: str, limit: int, now: datetime) -> Sequence
     ready = (run for run in waiting if run.wake_at is not None and run.wake_at <= now)
     due = nsmallest(limit - len(orphans), ready, key=_claiming_order)
     return tuple(_taken(tables, run, session, now) for run in (*orphans, *due))
+
+
+def hold_suspended(
+    tables: Tables, workflows: Sequence[tuple[str, str]], limit: int, hold: timedelta, now: datetime
+) -> SuspendedRuns:
+    """Take suspended runs that are due out of sight until `hold` has passed, and name those driven from outside."""
+    known = frozenset(workflows)
+    waiting = (run for run in tables.waiting.values() if run.definition in known and run.format <= FORMAT)
+    due = ((run.wake_at, run) for run in waiting if run.wake_at is not None and run.wake_at <= now)
+    suspended = (pair for pair in due if pair[1].head.phase == "suspended")
+    held = [run for _, run in nsmallest(limit, suspended, key=lambda pair: (pair[0], pair[1].run_id))]
+    for run in held:
+        run.updated_at = now
+        tables.place(run, owner=None, wake_at=now + hold)
+    owned = (run for session in tables.sessions.values() for run in session.runs.values() if run.attention)
+    driven = (run for run in owned if run.definition in known and run.format <= FORMAT and not run.ended)
+    attended = nsmallest(limit, driven, key=lambda run: (run.updated_at, run.run_id))
+    return SuspendedRuns(held=[run.run_id for run in held], attended=[run.run_id for run in attended])
 
 
 def _taken(tables: Tables, run: Run, session: Session, now: datetime) -> Claimed:

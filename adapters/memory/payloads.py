@@ -21,7 +21,7 @@ __all__ = ["check_append", "check_scheduled", "check_text", "check_workflow", "f
 # Only an odd number of backslashes makes an escape of the NUL character.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
-_WITHOUT_EVENTS = {"release", "park", "unpark"}
+_WITHOUT_EVENTS = {"poll", "release", "park", "unpark"}
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -48,6 +48,9 @@ def check_append(append: Append) -> Mapping[str, bytes]:
         assert append.mode in {"create", "foreign"}, "a key comes with a creation or from outside"
         key = append.key
         check_text(f"{key.command_type}{key.scope}{key.key}{key.digest}", "idempotency_key")
+    if append.poll_state is not None:
+        assert append.mode in {"owned", "foreign", "poll"}, f"{append.mode} has looked at nothing"
+        assert isinstance(_parsed(append.poll_state, "Poll state", "poll_state"), dict), "it is a JSON object"
     if append.new is not None:
         _check_new(append.new)
     return {} if append.bodies is None else split_object(append.bodies)

@@ -41,6 +41,7 @@ from kernel.ports.persistence import (
     SessionInfo,
     StoredHistory,
     Suspects,
+    SuspendedRuns,
     WorkflowRecord,
 )
 
@@ -200,6 +201,13 @@ class MemoryPersistence:
 
     async def take_chore(self, name: str, _session_id: str, /, *, every: timedelta) -> bool:
         return await self._in_turn(lambda tables, now: repairs.take_turn(tables, name, every=every, now=now))
+
+    # -- Polls --------------------------------------------------------------------------------------------------------
+
+    async def hold_suspended(
+        self, workflows: Sequence[tuple[str, str]], limit: int, /, *, hold: timedelta
+    ) -> SuspendedRuns:
+        return await self._in_turn(lambda tables, now: leases.hold_suspended(tables, workflows, limit, hold, now))
 
     # -- Listings -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from kernel.model.head import Head
 from kernel.model.machine import ENDED
@@ -51,6 +51,7 @@ class Run:
     parked_reason: str | None = None
     parked_at: datetime | None = None
     format: int = 1
+    poll_state: dict[str, object] | None = None
     rows: list[HistoryRow] = field(default_factory=list[HistoryRow])
 
     @property
@@ -176,6 +177,7 @@ def head_row(tables: Tables, run: Run, now: datetime) -> HeadRow:
         trace_context=None if new.trace_context is None else dict(new.trace_context),
         created_at=run.created_at,
         updated_at=run.updated_at,
+        poll_state=None if run.poll_state is None else to_json(run.poll_state),
     )
 
 

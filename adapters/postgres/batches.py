@@ -1,6 +1,7 @@
 """Appends on their way: one `Item` each, and how a batch of them becomes the parameters of one statement.
 
-Three statements carry all modes: `create`; `owned` with release and park; `foreign` with unpark. Items of one `Kind`
+Three statements carry all modes: `create`; `owned` with release and park; `foreign` with unpark; `poll` goes with
+the owner's when it names a lease, else with the foreign ones. Items of one `Kind`
 may share a batch. The arrays are in the order of run ids.
 
 Pure: knows the statements' parameters and what their answers mean; waits for nothing and holds no connection.
@@ -46,6 +47,12 @@ _GROUPS: Mapping[str, Group] = {
 }
 
 
+def _group_of(append: Append) -> Group:
+    if append.mode == "poll":
+        return "foreign" if append.lease is None else "owned"
+    return _GROUPS[append.mode]
+
+
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -73,6 +80,7 @@ class Item:
         "events",
         "kind",
         "metadata",
+        "poll_state",
         "since",
         "size",
         "stuck_since",
@@ -91,6 +99,7 @@ class Item:
         self.bodies: str | None = None
         self.error: str | None = None
         self.metadata: str | None = None
+        self.poll_state: str | None = None
         self.trace_context: str | None = None
         self.workflow_key: int = 0
         self.size: int = 0
@@ -106,7 +115,7 @@ def item_of(append: Append, answer: Future[None], since: float) -> Item:
     Raises: PayloadRefused; InvalidCommand, when a new run's id is malformed; RunNotFound or LeaseLost, when another
     one's is, because no such run can exist.
     """
-    group = _GROUPS[append.mode]
+    group = _group_of(append)
     session = None if append.lease is None or group == "foreign" else append.lease.session_id
     item = Item(append, Kind(group, session, append.key is not None, append.format), answer, since)
     if not is_run_id(append.run_id):
@@ -115,13 +124,17 @@ def item_of(append: Append, answer: Future[None], since: float) -> Item:
     _check_uuid(append.append_id, "append_id")
     if append.lease is not None:
         _check_uuid(append.lease.session_id, "session_id")
-    assert (append.events is None) == (append.mode in {"release", "park", "unpark"}), f"what {append.mode} writes"
+    assert (append.events is None) == (append.mode in {"poll", "release", "park", "unpark"}), (
+        f"what {append.mode} writes"
+    )
     if append.events is not None:
         item.events = json_text(append.events, "Events", "events")
         item.size = len(append.events)
     if append.bodies is not None:
         item.bodies = json_text(append.bodies, "Bodies", "bodies")
         item.size += len(append.bodies)
+    if append.poll_state is not None:
+        item.poll_state = json_text(append.poll_state, "Poll state", "poll_state")
     if append.head.error is not None:
         item.error = error_text(append.head.error)
     if append.key is not None:
@@ -151,7 +164,7 @@ def _check_uuid(text: str, field: str) -> None:
 
 
 def _malformed(append: Append) -> Exception:
-    match _GROUPS[append.mode]:
+    match _group_of(append):
         case "create":
             return InvalidCommand(
                 f'"{append.run_id}" is no run id.',
@@ -268,7 +281,7 @@ def _created(item: Item) -> tuple[object, ...]:
 _OWNED: tuple[_Column, ...] = (
     *(_words, _words, _numbers, _numbers, _numbers, _words, _moments, _free, _free),
     *_HEAD,
-    _free,
+    *(_free, _free),
 )
 
 
@@ -287,6 +300,7 @@ def _owned(item: Item) -> tuple[object, ...]:
         item.bodies,
         *_head(item),
         append.parked_reason,
+        item.poll_state,
     )
 
 
@@ -294,6 +308,7 @@ _FOREIGN: tuple[_Column, ...] = (
     *(_words, _words, _numbers, _numbers, _words, _words_or_null, _moments, _free, _free),
     *_HEAD,
     *_KEY,
+    _free,
 )
 
 
@@ -311,6 +326,7 @@ def _foreign(item: Item) -> tuple[object, ...]:
         item.bodies,
         *_head(item),
         *key_columns(append.key),
+        item.poll_state,
     )
 
 
@@ -328,6 +344,8 @@ def concerns_others(item: Item, *, owned: bool) -> bool:
         case "create" | "owned" if append.lease is not None:
             return head.status in ENDED
         case "park":
+            return False
+        case "poll" if owned or append.lease is not None:
             return False
         case _:
             return head.wake_at is not None and head.wake_at <= append.at

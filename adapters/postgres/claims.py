@@ -20,7 +20,7 @@ from adapters.postgres.reading import histories_of
 from adapters.postgres.statements import Schema, statement
 from kernel.errors import LeaseLost
 from kernel.model.facts import FORMAT
-from kernel.ports.persistence import Claimed, Lease
+from kernel.ports.persistence import Claimed, Lease, SuspendedRuns
 
 __all__ = ["Claims", "Mark", "Marks"]
 
@@ -73,6 +73,7 @@ class Claims:
         self._marks = marks
         self._sql_claim = statement("claim", schema)
         self._sql_load = statement("load_runs", schema)
+        self._sql_hold = statement("hold_suspended", schema)
 
     async def claim(self, session_id: str, limit: int) -> Sequence[Claimed]:
         if limit < 1:
@@ -95,6 +96,15 @@ class Claims:
             for lease, previous in [taken[history.head.run_id]]
             if history.head.claim == lease.claim
         ]
+
+    async def hold_suspended(self, workflows: Sequence[tuple[str, str]], limit: int, hold: timedelta) -> SuspendedRuns:
+        ids, versions = [workflow_id for workflow_id, _ in workflows], [version for _, version in workflows]
+        with mapped("find suspended runs"):
+            # Not repeated when the answer is lost: what was held then is due again by itself.
+            rows = await self._line.fetch(
+                "find suspended runs", self._sql_hold, ids, versions, limit, hold, FORMAT, repeat=False
+            )
+        return SuspendedRuns(held=rows[0]["held"], attended=rows[0]["attended"])
 
     async def _take(self, session_id: str, limit: int) -> tuple[int, dict[str, tuple[Lease, str | None]]]:
         mark = self._marks.of(session_id)

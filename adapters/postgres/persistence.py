@@ -47,6 +47,7 @@ from kernel.ports.persistence import (
     SessionInfo,
     StoredHistory,
     Suspects,
+    SuspendedRuns,
     WorkflowRecord,
 )
 from kernel.ports.scheduler import ScheduledCommand, TakenCommand
@@ -257,6 +258,11 @@ class PostgresPersistence:
 
     async def take_chore(self, name: str, session_id: str, /, *, every: timedelta) -> bool:
         return await self._call(lambda: self._store.repairs.take_chore(name, session_id, every))
+
+    async def hold_suspended(
+        self, workflows: Sequence[tuple[str, str]], limit: int, /, *, hold: timedelta
+    ) -> SuspendedRuns:
+        return await self._call(lambda: self._store.claims.hold_suspended(workflows, limit, hold))
 
     async def list_runs(self, query: RunQuery, /) -> Page:
         return await self._call(lambda: self._store.listings.list_runs(query))

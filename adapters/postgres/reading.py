@@ -128,6 +128,7 @@ def head_row(row: Record) -> HeadRow:
         trace_context=_mapping(row["trace_context"]),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        poll_state=None if row["poll_state"] is None else row["poll_state"].encode(),
     )
 
 

@@ -100,7 +100,7 @@ def _judge_owned(item: Item, found: Refusal) -> Verdict:
     append = item.append
     lease = append.lease
     assert lease is not None
-    if append.events is None:
+    if append.events is None and append.mode != "poll":
         # No history row tells; the head does: nobody has owned the run since, and it is as this would have left it.
         left = found.seq == append.expected and found.owner is None and found.claim == lease.claim
         if left and found.parked == (append.mode == "park"):

@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 
 from kernel.model.facts import Fact
 from kernel.model.ids import attempt_token
+from kernel.model.looks import Look, lay_over
 from kernel.model.run import RunState, evolve
 
 __all__ = ["Decision", "Draft", "Moment"]
@@ -50,15 +51,22 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision(Generic[R_co]):
-    """What a `decide` function answers: a result, the facts to append (none: change nothing) and the state after them.
+    """What a `decide` function answers: a result, the facts to append and the state after them.
 
-    `bodies` are raw JSON payloads under the sequence number of their fact.
+    `bodies` are raw JSON payloads under the sequence number of their fact, `looks` by stage what is kept in the head
+    alone. Without facts and looks nothing changes.
     """
 
     result: R_co
     state: RunState
     facts: tuple[Fact, ...] = ()
     bodies: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+    looks: Mapping[str, Look] = field(default_factory=dict[str, Look])
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to append."""
+        return bool(self.facts or self.looks)
 
 
 class Draft:
@@ -70,6 +78,7 @@ class Draft:
         self.starts: int = moment.starts
         self.facts: list[Fact] = []
         self.bodies: dict[int, bytes] = {}
+        self.looks: dict[str, Look] = {}
 
     @classmethod
     def opening(cls, run_id: str, fact: Fact, moment: Moment, body: bytes | None) -> Draft:
@@ -87,10 +96,15 @@ class Draft:
         if body is not None:
             self.bodies[self.state.seq] = body
 
+    def look(self, stage_id: str, look: Look) -> None:
+        """Keep what a look at a suspended stage left, without a fact."""
+        self.state = lay_over(self.state, {stage_id: look})
+        self.looks[stage_id] = look
+
     def next_token(self) -> str:
         """The token of the attempt that the next fact starts."""
         return attempt_token(self.moment.append_id, self.state.seq + 1)
 
     def decided(self, result: R) -> Decision[R]:
         """Close the draft with this result."""
-        return Decision(result=result, state=self.state, facts=tuple(self.facts), bodies=self.bodies)
+        return Decision(result=result, state=self.state, facts=tuple(self.facts), bodies=self.bodies, looks=self.looks)

@@ -96,9 +96,7 @@ def plan(state: RunState, now: datetime, held: Collection[str]) -> tuple[NextSte
 
 def _next_of(stage: StageState, now: datetime, held: Collection[str]) -> NextStep | None:
     if stage.status is Status.SUSPENDED:
-        assert stage.suspension is not None
-        at = min(stage.suspension.next_poll_at, stage.suspension.max_wait_until)
-        return Poll(stage.id) if at <= now else WaitUntil(at)
+        return Poll(stage.id) if stage.poll_at <= now else WaitUntil(stage.poll_at)
     if stage.plan.queue is not None:
         return WaitForJob(stage.id)
     if stage.status is Status.RUNNING:
@@ -125,8 +123,7 @@ def due(state: RunState) -> datetime | None:
 
 def _due_of(stage: StageState, state: RunState) -> datetime | None:
     if stage.status is Status.SUSPENDED:
-        assert stage.suspension is not None
-        return min(stage.suspension.next_poll_at, stage.suspension.max_wait_until)
+        return stage.poll_at
     if stage.plan.queue is not None:
         return None
     # A running attempt of a run without an owner is lost, so it is due at once.

@@ -54,9 +54,11 @@ class Body:
 class Suspension:
     """What a suspended stage waits for: its state's body, when to look next, and until when at most.
 
-    `check_failures` counts how often in a row its check went wrong.
+    `seq` is the sequence number of the fact that says so; `check_failures` counts how often in a row its check went
+    wrong. Looks that changed nothing else are laid over it (`kernel.model.looks`).
     """
 
+    seq: int
     state: Body
     next_poll_at: datetime
     max_wait_until: datetime
@@ -103,6 +105,12 @@ class StageState:
     def id(self) -> str:
         """The stage's id in its workflow."""
         return self.plan.id
+
+    @property
+    def poll_at(self) -> datetime:
+        """When its check is due, while it is suspended: at the next look, and at its limit at the latest."""
+        assert self.suspension is not None
+        return min(self.suspension.next_poll_at, self.suspension.max_wait_until)
 
     @property
     def active(self) -> bool:
@@ -180,6 +188,7 @@ def evolve_stage(stage: StageState, fact: StageFact, *, seq: int, at: datetime, 
                 error=None,
                 metrics=_added(stage.metrics, fact.metrics),
                 suspension=Suspension(
+                    seq=seq,
                     state=Body(fact.state_seq or seq, fact.state_blob),
                     next_poll_at=fact.next_poll_at,
                     max_wait_until=fact.max_wait_until,

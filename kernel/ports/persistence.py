@@ -41,18 +41,20 @@ __all__ = [
     "NewRun",
     "Page",
     "Persistence",
+    "Polls",
     "Repairs",
     "RunQuery",
     "SessionInfo",
     "Sessions",
     "StoredHistory",
     "Suspects",
+    "SuspendedRuns",
     "Transactions",
     "WorkflowRecord",
     "Workflows",
 ]
 
-Mode = Literal["create", "owned", "foreign", "release", "park", "unpark"]
+Mode = Literal["create", "owned", "foreign", "poll", "release", "park", "unpark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Append:
     | create | no such run; `key`, if any, is free | history, head (owned when `lease` is given), key |
     | owned | seq is `expected`, `lease` holds the run and its session lives | history, head; attention is cleared |
     | foreign | seq is `expected` | history, head; the owner stays; attention if owned, else `wake_at` |
+    | poll | as owned with `lease`, else as foreign; no event | head: `poll_state`; without `lease` also `wake_at` |
     | release | as owned, no event | head: no owner, `wake_at` from `head` |
     | park | as owned, no event | head: no owner, no `wake_at`, `parked_reason` |
     | unpark | seq is `expected` and the run is parked, no event | head: `wake_at` from `head`, not parked |
@@ -126,6 +129,8 @@ class Append:
     `events` is a JSON array and `bodies` a JSON object of raw payloads (None: no payload); `seq` is the sequence
     number of the last event after the append (equal to `expected` when there is none), `at` the moment decided.
     `format` is the newest that a reader of `events` must know; the head keeps the newest of its history.
+    `poll_state` is a JSON object by stage id, which any of owned, foreign and poll may bring: its members replace those
+    of the same name in the head, which keeps them until the run ends.
     A head that has ended has no `wake_at`, and no owner either; but a foreign append that ends an owned run leaves it
     its owner, with attention, who interrupts what it executes and releases the run. A `wake_at` in the past is stored
     as the database's now. Sending the same append again is safe: `append_id` is recognised.
@@ -143,6 +148,7 @@ class Append:
     events: bytes | None = None
     format: int = 1
     bodies: bytes | None = None
+    poll_state: bytes | None = None
     lease: Lease | None = None
     new: NewRun | None = None
     key: KeyRecord | None = None
@@ -166,7 +172,8 @@ class HistoryRow:
 class HeadRow:
     """A run's head as stored; enough to list it and to wait for its end.
 
-    `owner_live` is whether the owner's session is neither condemned nor expired by the database's clock.
+    `owner_live` is whether the owner's session is neither condemned nor expired by the database's clock. `poll_state`
+    is the JSON that appends have brought together, None when none has.
     """
 
     run_id: str
@@ -190,6 +197,7 @@ class HeadRow:
     trace_context: Mapping[str, str] | None
     created_at: datetime
     updated_at: datetime
+    poll_state: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,6 +444,32 @@ class Repairs(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuspendedRuns:
+    """Ids of runs. Those `held` were suspended and due, and nobody owned them: the longest due come first.
+
+    They are due again only after the hold, or as the next append says, so that nobody else takes them meanwhile. A
+    session owns those `attended`, and somebody else has appended to them: they may be driven from outside, and whether
+    anything of them is due only their states can say.
+    """
+
+    held: Sequence[str]
+    attended: Sequence[str]
+
+
+class Polls(Protocol):
+    """Finding suspended runs, for those who poll without a session."""
+
+    async def hold_suspended(
+        self, workflows: Sequence[tuple[str, str]], limit: int, /, *, hold: timedelta
+    ) -> SuspendedRuns:
+        """Runs of these (workflow id, version) pairs that may have a check to be made, at most `limit` of either kind.
+
+        Runs of a newer format and parked runs are left alone. Raises: Unavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
     """Which runs to list, newest first. `after` is the cursor of the page before; `since` bounds the creation."""
 
@@ -515,6 +549,6 @@ class Hints(Protocol):
 
 
 class Persistence(
-    Appends, Transactions, Histories, Workflows, Sessions, Claims, Repairs, Listings, Logs, Hints, Protocol
+    Appends, Transactions, Histories, Workflows, Sessions, Claims, Polls, Repairs, Listings, Logs, Hints, Protocol
 ):
     """The whole store."""

@@ -23,7 +23,9 @@ from kernel.model.draft import Draft, Moment
 from kernel.model.execution_plan import ExecutionPlan, PlannedGroup, PlannedStage
 from kernel.model.facts import AnnotationCreated, RunCancelled, RunCreated, RunRerun, decode_facts
 from kernel.model.head import head_of
+from kernel.model.looks import decode_looks, lay_over
 from kernel.model.machine import Status
+from kernel.model.polls import FoundNotReady, ask_to_look, end_poll
 from kernel.model.retry import RetryPolicy
 from kernel.model.run import RunState, fold
 from kernel.ports.persistence import Append, Appends, KeyRecord, Lease, Mode, NewRun, WorkflowRecord
@@ -74,6 +76,15 @@ def completing(draft: Draft) -> None:
 def suspending(draft: Draft) -> None:
     waiting = Suspended(state=b'{"batch":7}', poll_interval=timedelta(hours=1), max_wait=timedelta(days=1))
     end_attempt(draft, "extract", waiting, RetryPolicy())
+
+
+def looking(draft: Draft) -> None:
+    """Look at the stage that waits, find nothing, and look again in five minutes."""
+    end_poll(draft, "extract", FoundNotReady(next_check_in=timedelta(minutes=5)), RetryPolicy())
+
+
+def asking(draft: Draft) -> None:
+    ask_to_look(draft, "extract")
 
 
 def failing(draft: Draft) -> None:
@@ -153,6 +164,10 @@ class KnownRun:
     def foreign(self, change: Change) -> Append:
         return self._changed(change, "foreign", None)
 
+    def poll(self, change: Change, *, lease: Lease | None = None) -> Append:
+        """As the owner when a lease is given."""
+        return self._changed(change, "poll", lease)
+
     def release(self, *, lease: Lease | None = None) -> Append:
         return self._unchanged("release", lease or self.lease)
 
@@ -165,8 +180,7 @@ class KnownRun:
     async def land(self, store: Appends, append: Append) -> Append:
         """Send the append and take its outcome as known."""
         await store.append(append)
-        if append.events is not None:
-            self.state = state_after(append, self.state)
+        self.state = state_after(append, self.state)
         return append
 
     def _changed(self, change: Change, mode: Mode, lease: Lease | None) -> Append:
@@ -190,9 +204,13 @@ class KnownRun:
 
 
 def state_after(append: Append, state: RunState | None) -> RunState:
-    assert append.events is not None
-    facts = decode_facts(append.events, run_id=append.run_id)
-    return fold(append.run_id, [(append.expected + 1, append.at, facts)], state)
+    if append.events is not None:
+        facts = decode_facts(append.events, run_id=append.run_id)
+        state = fold(append.run_id, [(append.expected + 1, append.at, facts)], state)
+    assert state is not None
+    return (
+        state if append.poll_state is None else lay_over(state, decode_looks(append.poll_state, run_id=append.run_id))
+    )
 
 
 def plain(value: bytes | Mapping[str, bytes]) -> Any:

@@ -23,6 +23,7 @@ from kernel.model.head import Head
 from kernel.model.ids import run_id_from
 from kernel.model.run import RunState
 from kernel.payloads import Limits
+from kernel.ports.concurrency import InTurn
 from kernel.ports.executor import Attempt, BodyCompleted, BodyOutcome, CheckAttempt, CheckNotReady, CheckOutcome
 from kernel.ports.persistence import (
     Append,
@@ -36,6 +37,7 @@ from kernel.ports.persistence import (
     Persistence,
     StoredHistory,
     Suspects,
+    SuspendedRuns,
 )
 from tests.kernel.stories import NOW, OUTPUT
 
@@ -112,6 +114,11 @@ class HandRun:
     attention: bool = False
     format: int = 1
     parked_reason: str | None = None
+    looks: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def definition(self) -> tuple[str, str]:
+        return self.new.workflow_id, self.new.workflow_version
 
 
 @dataclass
@@ -138,6 +145,10 @@ class HandStore:
                 run = self._at(append)
                 self._admit(append)
                 self._extend(run, append)
+            case "poll":
+                run = self._at(append)
+                run.head = append.head
+                run.looks |= json.loads(append.poll_state or b"{}")
             case "unpark":
                 run = self._at(append)
                 if run.parked_reason is None:
@@ -188,6 +199,7 @@ class HandStore:
             )
         )
         run.format = max(run.format, append.format)
+        run.looks |= json.loads(append.poll_state or b"{}")
         run.seq, run.head, run.attention = append.seq, append.head, run.owner is not None
 
     def _run(self, run_id: str) -> HandRun:
@@ -221,6 +233,22 @@ class HandStore:
                 Claimed(lease=Lease(session_id, run.claim), previous_owner=None, history=await self.load(run_id))
             )
         return taken
+
+    async def hold_suspended(
+        self, workflows: Sequence[tuple[str, str]], limit: int, /, *, hold: timedelta
+    ) -> SuspendedRuns:
+        now = self.clock.now()
+        known = {run_id: run for run_id, run in self.runs.items() if run.definition in workflows}
+        due = [
+            (run.head.wake_at, run_id)
+            for run_id, run in known.items()
+            if run.owner is None and run.head.wake_at is not None and run.head.wake_at <= now
+            if run.head.phase == "suspended"
+        ]
+        held = [run_id for _, run_id in sorted(due)[:limit]]
+        for run_id in held:
+            self.runs[run_id].head = replace(self.runs[run_id].head, wake_at=now + hold)
+        return SuspendedRuns(held=held, attended=[run_id for run_id, run in known.items() if run.attention])
 
     async def condemn_expired(self, limit: int, /) -> Sequence[str]:
         condemned, self.expired = self.expired[:limit], self.expired[limit:]
@@ -273,6 +301,7 @@ class HandStore:
             trace_context=run.new.trace_context,
             created_at=run.created_at,
             updated_at=run.created_at,
+            poll_state=json.dumps(run.looks).encode() if run.looks else None,
         )
 
 
@@ -334,6 +363,7 @@ class Hands:
         self.registry = HandRegistry(workflows)
         self.executor = HandExecutor()
         self.limits = limits or Limits()
+        self.concurrency = InTurn()
         self.journals = ForeignJournals(self.store, self.blobs, self.clock, self.ids)
 
     def kernel(self) -> Kernel:
@@ -346,6 +376,7 @@ class Hands:
             registry=self.registry,
             executor=self.executor,
             limits=self.limits,
+            concurrency=self.concurrency,
         )
 
     def dispatch(self, command: Command[R]) -> R:

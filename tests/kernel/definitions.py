@@ -84,6 +84,16 @@ async def embed_ready(state: Batch, ctx: CheckContext) -> Ready[Words] | NotRead
     raise AssertionError
 
 
+@batch_stage("embed-too", retry=STEADY)
+async def embed_too(ctx: StageContext[Doc]) -> Suspend[Batch] | Words:
+    raise AssertionError
+
+
+@embed_too.check
+async def embed_too_ready(state: Batch, ctx: CheckContext) -> Ready[Words] | NotReady:
+    raise AssertionError
+
+
 documents = (
     WorkflowBuilder("documents", input=Doc, output=Words)
     .pipe(extract)
@@ -95,3 +105,4 @@ documents = (
 single = WorkflowBuilder("single", input=Doc, output=Words).pipe(extract).build()
 anything = WorkflowBuilder("anything", input=dict[str, Any], output=Words).pipe(collect).build()
 waiting = WorkflowBuilder("waiting", input=Doc, output=Words).pipe(embed).build()
+waiting_twice = WorkflowBuilder("waiting-twice", input=Doc).parallel([embed, embed_too]).build()

@@ -24,8 +24,9 @@ from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.execution_plan import ExecutionPlan, OnFailure, PlannedGroup, PlannedStage
 from kernel.model.facts import Fact, RunCreated, RunOwnerChanged, RunRerun, decode_facts, encode_facts
 from kernel.model.ids import run_id_from
+from kernel.model.looks import Look, decode_looks, encode_looks, lay_over
 from kernel.model.machine import RUN_TRANSITIONS
-from kernel.model.polls import Finding, FoundReady, end_poll, waits
+from kernel.model.polls import Finding, FoundReady, ask_to_look, end_poll, waits
 from kernel.model.retry import RetryPolicy
 from kernel.model.run import RunState, evolve, fold
 from kernel.model.stage import StageFact, StageState, Suspension
@@ -69,13 +70,17 @@ def an_error(type: str = "ValueError", message: str = "no such file", *, retryab
 
 @dataclass
 class Story:
-    """A run and everything that was recorded of it. `rows` are (first sequence number, moment, encoded facts)."""
+    """A run and everything that was recorded of it.
+
+    `rows` are (first sequence number, moment, encoded facts); `looks` is what its head alone has.
+    """
 
     state: RunState
     now: datetime
     policy: RetryPolicy
     rows: list[tuple[int, datetime, bytes]]
     bodies: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    looks: dict[str, Look] = field(default_factory=dict[str, Look])
     appends: int = 1
 
     # -- telling ------------------------------------------------------------------------------------------------------
@@ -101,7 +106,8 @@ class Story:
         if decision.facts:
             self.rows.append((self.state.seq + 1, self.now, encode_facts(decision.facts)))
             self.bodies.update(decision.bodies)
-            self.appends += 1
+        self.looks.update(decode_looks(encode_looks(decision.looks), run_id=self.state.run_id))
+        self.appends += decision.changes
         self.state = decision.state
         return decision.result
 
@@ -180,10 +186,20 @@ class Story:
             draft = Draft(state, moment)
             if not waits(state, stage_id, suspension):
                 return draft.decided(False)
-            end_poll(draft, stage_id, finding, self.policy)
+            end_poll(draft, stage_id, finding, self.policy, checked=suspension)
             return draft.decided(True)
 
         return self.tell(decide)
+
+    def ask(self, stage_id: str) -> None:
+        """Somebody wants the suspended stage to be looked at now."""
+
+        def decide(state: RunState, moment: Moment) -> Decision[None]:
+            draft = Draft(state, moment)
+            ask_to_look(draft, stage_id)
+            return draft.decided(None)
+
+        self.tell(decide)
 
     def poll_ready(self, stage_id: str, **metrics: float) -> None:
         self.poll(stage_id, FoundReady(output=OUTPUT, metrics=metrics))
@@ -228,10 +244,11 @@ class Story:
         return [fact.type for fact in decode_facts(self.rows[-1][2], run_id=self.state.run_id)]
 
     def folded(self, rows: int | None = None) -> RunState:
-        """The state that the first so many rows tell (all of them by default)."""
+        """The state that the first so many rows tell (all of them by default, with what the head adds to them)."""
         run_id = self.state.run_id
         told = self.rows[:rows]
-        return fold(run_id, ((seq, at, decode_facts(events, run_id=run_id)) for seq, at, events in told))
+        state = fold(run_id, ((seq, at, decode_facts(events, run_id=run_id)) for seq, at, events in told))
+        return state if rows is not None else lay_over(state, self.looks)
 
 
 def a_run(

@@ -95,7 +95,7 @@ CREATE TABLE leasehold.runs (
     trace_context   json,
     error           json,
     metadata        json,
-    poll_state      json,
+    poll_state      jsonb,
     -- For its index alone, as "status" must not be in one: it changes when a run is cancelled or rerun, and never else.
     cancelled       boolean GENERATED ALWAYS AS (CASE WHEN status = 'CANCELLED' THEN true END) STORED,
     -- Claims look at these priorities only; another one would never be taken.
@@ -114,6 +114,7 @@ COMMENT ON COLUMN leasehold.runs.attention IS 'Somebody else appended to an owne
 COMMENT ON COLUMN leasehold.runs.phase IS 'What an active run waits for: pending, delayed, running, retrying, suspended, queued; or ended.';
 COMMENT ON COLUMN leasehold.runs.drive IS '"actor": an owner executes it; "jobs": it is never owned, and every step is a row of jobs.';
 COMMENT ON COLUMN leasehold.runs.format IS 'The newest version of the meaning of facts in its history; newer than a process knows: not claimed by it.';
+COMMENT ON COLUMN leasehold.runs.poll_state IS 'What looks at suspended stages left that changed nothing else, by stage; laid over what the history says.';
 COMMENT ON COLUMN leasehold.runs.error IS 'Of a failed run: type, message, retryable, stage_id, attempt; its traceback is in history.';
 
 CREATE INDEX runs_claim ON leasehold.runs (workflow_key, priority, wake_at) WHERE owner IS NULL AND wake_at IS NOT NULL;
@@ -432,7 +433,15 @@ SELECT DISTINCT ON (run_id, stage_id)
        max(at) FILTER (WHERE type = 'stage.started') OVER latest AS started_at,
        CASE WHEN type IN ('stage.completed', 'stage.failed', 'stage.cancelled', 'stage.skipped') THEN at END AS completed_at,
        CASE WHEN type IN ('stage.scheduled', 'stage.retrying') THEN (value ->> 'due_at')::timestamptz END AS due_at,
-       CASE WHEN type = 'stage.suspended' THEN (value ->> 'next_poll_at')::timestamptz END AS next_poll_at,
+       CASE WHEN type = 'stage.suspended' THEN coalesce(
+           -- A look that found nothing has moved the next one without an event.
+           (
+               SELECT (r.poll_state -> stage_id ->> 'next_poll_at')::timestamptz
+               FROM leasehold.runs AS r
+               WHERE r.id = run_id AND (r.poll_state -> stage_id ->> 'seq')::integer = seq
+           ),
+           (value ->> 'next_poll_at')::timestamptz
+       ) END AS next_poll_at,
        (value ->> 'duration_s')::double precision AS duration_s,
        value -> 'error' AS error,
        value -> 'metrics' AS metrics

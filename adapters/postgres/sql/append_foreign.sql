@@ -1,4 +1,4 @@
--- What anybody does to runs that they need not own: foreign appends and unparks, one row each.
+-- What anybody does to runs that they need not own: foreign appends, polls and unparks, one row each.
 -- Called by: adapters.postgres.committer. Index: runs_pkey, idempotency_keys_pkey.
 -- Waits for rows that are locked, at most for lock_timeout, and locks them in the order of their ids. The owner stays,
 -- even of a run that has ended: it interrupts what it executes and gives the run back.
@@ -10,13 +10,15 @@ WITH sent AS (
         $7::text::uuid[], $8::text::timestamptz[], $9::json[], $10::json[],
         $11::text::text[], $12::text::text[], $13::text::timestamptz[], $14::text::timestamptz[],
         $15::text::timestamptz[], $16::text::numeric[], $17::text::bigint[], $18::json[],
-        $19::text[], $20::text[], $21::text[], $22::text[], $23::text::timestamptz[]
+        $19::text[], $20::text[], $21::text[], $22::text[], $23::text::timestamptz[],
+        $24::json[]
     ) WITH ORDINALITY AS t (
         run_id, append_id, expected, seq, mode, session, at,
         events, bodies,
         status, phase, wake_at, started_at, completed_at, total_cost,
         total_tokens, error,
         command_type, scope, key, digest, expires_at,
+        poll_state,
         place
     )
     ORDER BY run_id
@@ -28,7 +30,7 @@ WITH sent AS (
         FROM leasehold.runs AS r
         WHERE r.id = s.run_id
           AND r.seq = s.expected
-          AND (s.mode = 'foreign' OR r.parked_reason IS NOT NULL)
+          AND (s.mode <> 'unpark' OR r.parked_reason IS NOT NULL)
         FOR NO KEY UPDATE
     ) AS r
 ), keyed AS (
@@ -51,7 +53,8 @@ WITH sent AS (
             THEN greatest(l.wake_at, clock_timestamp())
         END,
         -- Also when it has ended: its owner executes something that must be interrupted, and gives it back then.
-        attention = r.owner IS NOT NULL,
+        -- A look that changed nothing else is no news to the owner.
+        attention = CASE WHEN l.mode = 'poll' THEN r.attention ELSE r.owner IS NOT NULL END,
         publish_at = CASE
             WHEN l.mode = 'foreign' AND EXISTS (SELECT FROM leasehold.sinks) THEN clock_timestamp()
             ELSE r.publish_at
@@ -65,8 +68,13 @@ WITH sent AS (
         total_cost = l.total_cost,
         total_tokens = l.total_tokens,
         error = l.error,
-        parked_reason = CASE WHEN l.mode = 'foreign' AND NOT l.ended THEN r.parked_reason END,
-        parked_at = CASE WHEN l.mode = 'foreign' AND NOT l.ended THEN r.parked_at END,
+        poll_state = CASE
+            WHEN l.ended THEN NULL
+            WHEN l.poll_state IS NULL THEN r.poll_state
+            ELSE coalesce(r.poll_state, '{}') || l.poll_state::jsonb
+        END,
+        parked_reason = CASE WHEN l.mode <> 'unpark' AND NOT l.ended THEN r.parked_reason END,
+        parked_at = CASE WHEN l.mode <> 'unpark' AND NOT l.ended THEN r.parked_at END,
         updated_at = clock_timestamp()
     FROM admitted AS l
     WHERE r.ctid = l.version

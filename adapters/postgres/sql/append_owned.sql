@@ -1,4 +1,4 @@
--- What a session does to the runs it owns: appends, releases and parks, one row each.
+-- What a session does to the runs it owns: appends, polls, releases and parks, one row each.
 -- Called by: adapters.postgres.committer. Index: runs_pkey, sessions_pkey.
 -- SKIP LOCKED: nobody is waited for; a row that is busy is missing from the answer and is sent again. Rows are looked up
 -- and locked one by one, in the order of their ids, and then reached by their place (ctid): no join is left to the
@@ -11,13 +11,13 @@ WITH sent AS (
         $8::text::text[], $9::text::timestamptz[], $10::json[], $11::json[],
         $12::text::text[], $13::text::text[], $14::text::timestamptz[], $15::text::timestamptz[],
         $16::text::timestamptz[], $17::text::numeric[], $18::text::bigint[], $19::json[],
-        $20::text[]
+        $20::text[], $21::json[]
     ) WITH ORDINALITY AS t (
         run_id, append_id, expected, seq, claim, mode, at,
         events, bodies,
         status, phase, wake_at, started_at, completed_at, total_cost,
         total_tokens, error,
-        parked_reason,
+        parked_reason, poll_state,
         place
     )
     ORDER BY run_id
@@ -39,7 +39,7 @@ WITH sent AS (
     ) AS r
 ), moved AS (
     UPDATE leasehold.runs AS r
-    SET owner = CASE WHEN l.mode = 'owned' AND NOT l.ended THEN r.owner END,
+    SET owner = CASE WHEN l.mode IN ('owned', 'poll') AND NOT l.ended THEN r.owner END,
         wake_at = CASE
             WHEN l.mode = 'release' AND NOT l.ended AND l.wake_at IS NOT NULL
             THEN greatest(l.wake_at, clock_timestamp())
@@ -60,6 +60,11 @@ WITH sent AS (
         error = l.error,
         parked_reason = CASE WHEN l.mode = 'park' THEN coalesce(l.parked_reason, 'unknown') END,
         parked_at = CASE WHEN l.mode = 'park' THEN clock_timestamp() END,
+        poll_state = CASE
+            WHEN l.ended THEN NULL
+            WHEN l.poll_state IS NULL THEN r.poll_state
+            ELSE coalesce(r.poll_state, '{}') || l.poll_state::jsonb
+        END,
         updated_at = clock_timestamp()
     FROM locked AS l
     WHERE r.ctid = l.version

@@ -27,4 +27,5 @@
        r.root_span_id,
        r.trace_context,
        r.created_at,
-       r.updated_at
+       r.updated_at,
+       r.poll_state::text AS poll_state

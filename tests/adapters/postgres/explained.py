@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -40,6 +40,8 @@ def literal(value: object) -> str:
             return "'" + value.replace("'", "''") + "'"
         case datetime():
             return literal(value.isoformat())
+        case timedelta():
+            return literal(f"{value.total_seconds()} seconds")
         case _:
             assert isinstance(value, (list, tuple)), value
             return literal("{" + ",".join(map(element, value)) + "}")

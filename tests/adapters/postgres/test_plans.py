@@ -37,6 +37,7 @@ REACHED_BY: dict[str, set[str]] = {
     "append_foreign": BY_ID,
     "append_refused": {*WHOLE_RUN, "idempotency_keys_pkey"},
     "claim": {"runs_claim", "runs_owner", "runs_pkey"},
+    "hold_suspended": {"runs_claim", "runs_owner", "runs_pkey"},
     "heartbeat": {"runs_claim", "runs_owner", "scheduled_commands_due"},
     "load_runs": WHOLE_RUN,
     "load_run": WHOLE_RUN,

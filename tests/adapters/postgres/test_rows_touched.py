@@ -14,6 +14,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -190,6 +191,14 @@ HOT: dict[str, Hot] = {
         indexes={"runs_claim", "runs_owner", "runs_pkey"},
         rows=min(DUE, 10 * len(WORKFLOWS) * CLAIMED) + 5 * CLAIMED,
         pages=2 * DUE + 40 * CLAIMED,
+    ),
+    "hold_suspended": Hot(
+        sent="per tick of a host without sessions",
+        values=lambda _crowd: (WORKFLOWS, ["1"] * len(WORKFLOWS), CLAIMED, timedelta(minutes=5), FORMAT),
+        indexes={"runs_claim", "runs_owner", "runs_pkey"},
+        # All that is due without being suspended is passed over, and all that is owned is asked for attention.
+        rows=DUE + OWNED + ORPHANS + 4 * CLAIMED,
+        pages=2 * DUE + OWNED + ORPHANS + 40 * CLAIMED,
     ),
     "load_runs": Hot(
         sent="per claim",

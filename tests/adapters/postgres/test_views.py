@@ -22,6 +22,9 @@ from kernel import RetryPolicy, RunFailed, StageContext, Workflow, WorkflowBuild
 from kernel.events import event_json
 from runtime import App, RunHandle, Settings, Supervisor
 from runtime.bootstrap import Storage
+from tests.adapters.postgres.crowd import utc_now
+from tests.adapters.postgres.stores import Home
+from tests.conformance.builders import looking, suspending
 
 pytestmark = pytest.mark.anyio
 
@@ -125,6 +128,22 @@ async def test_the_view_of_stages_shows_what_a_run_s_description_shows(
         )
         for found in described
     }
+
+
+async def test_the_view_of_stages_knows_of_looks_that_are_no_events(
+    store: PostgresPersistence, admin: asyncpg.Connection, schema: str
+) -> None:
+    home = Home(store, utc_now)
+    await home.open()
+    run = await home.started(await home.session())
+    await run.land(store, run.owned(suspending))
+
+    await run.land(store, run.poll(looking, lease=run.lease))
+
+    shown = await admin.fetchval(
+        f"SELECT next_poll_at FROM {schema}.stages WHERE run_id = $1 AND stage_id = 'extract'", run.id
+    )
+    assert shown == run.state.stages["extract"].poll_at
 
 
 async def test_a_person_can_list_what_failed_and_why(

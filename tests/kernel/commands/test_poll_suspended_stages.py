@@ -1,8 +1,9 @@
-"""Polling one suspended stage."""
+"""Polling suspended stages, one by one and many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,9 +11,17 @@ import pytest
 from kernel.commands.cancel_run import CancelRun
 from kernel.commands.create_run import CreateRun
 from kernel.commands.execute_job import ExecuteJob
-from kernel.commands.poll_suspended_stages import poll_stage
-from kernel.errors import PayloadRefused, RunNotFound, StageNotFound, WorkflowNotFound
+from kernel.commands.poll_suspended_stages import (
+    Polled,
+    PollSuspendedStages,
+    PollSuspendedStagesResult,
+    ask_for_looks,
+    poll_stage,
+)
+from kernel.dispatch import parse_command
+from kernel.errors import InvalidCommand, PayloadRefused, RunNotFound, StageNotFound, Unavailable, WorkflowNotFound
 from kernel.model.attempts import Note
+from kernel.model.facts import CorruptHistory
 from kernel.model.machine import Status
 from kernel.payloads import Limits
 from kernel.ports.executor import (
@@ -25,24 +34,31 @@ from kernel.ports.executor import (
     CheckReady,
 )
 from tests.kernel.by_hand import HandRegistry, Hands, drive
-from tests.kernel.definitions import Doc, documents, waiting
+from tests.kernel.definitions import Doc, documents, waiting, waiting_twice
 from tests.kernel.stories import NOW, OUTPUT, SECOND, an_error
 
+WAITING = BodySuspended(state=b'{"batch":7}', poll_interval_s=30, max_wait_s=3600, metrics={})
 READY = CheckReady(output=OUTPUT, metrics={"total_tokens": 7}, artifacts={})
 
 
 def a_suspended_run(hands: Hands) -> str:
-    hands.executor.outcomes["embed"] = BodySuspended(
-        state=b'{"batch":7}', poll_interval_s=30, max_wait_s=3600, metrics={}
-    )
+    hands.executor.outcomes["embed"] = WAITING
     run_id = hands.dispatch(CreateRun(workflow_id="waiting", input=Doc(path="a.txt"))).run_id
     hands.dispatch(ExecuteJob(run_id=run_id, stage_id="embed"))
     return run_id
 
 
+def a_run_that_waits_twice(hands: Hands) -> str:
+    hands.executor.outcomes |= {"embed": WAITING, "embed-too": WAITING}
+    run_id = hands.dispatch(CreateRun(workflow_id="waiting-twice", input=Doc(path="a.txt"))).run_id
+    for stage_id in ("embed", "embed-too"):
+        hands.dispatch(ExecuteJob(run_id=run_id, stage_id=stage_id))
+    return run_id
+
+
 def polled(
     outcome: CheckOutcome | Callable[[CheckAttempt], CheckOutcome], limits: Limits | None = None
-) -> tuple[Hands, str, bool]:
+) -> tuple[Hands, str, Polled | None]:
     hands = Hands(waiting, limits=limits)
     run_id = a_suspended_run(hands)
     hands.executor.findings["embed"] = outcome
@@ -95,7 +111,7 @@ def test_a_check_that_raises_is_called_again() -> None:
 def test_what_a_check_noted_is_recorded() -> None:
     hands, run_id, _ = polled(CheckNotReady(notes=(Note(key="batch", value=b'"queued"'),)))
 
-    assert hands.kinds(run_id)[-1] == ["annotation.created", "stage.suspended"]
+    assert hands.kinds(run_id)[-1] == ["annotation.created"]
     assert b'"queued"' in hands.payloads(run_id)
 
 
@@ -201,3 +217,203 @@ def test_what_is_unknown_is_refused() -> None:
     hands.registry = HandRegistry([documents])
     with pytest.raises(WorkflowNotFound):
         drive(poll_stage(run_id, "embed", hands))
+
+
+def test_a_check_that_is_not_ready_adds_nothing_to_the_history() -> None:
+    hands, run_id, recorded = polled(CheckNotReady())
+    before = hands.kinds(run_id)
+
+    drive(poll_stage(run_id, "embed", hands))
+
+    assert recorded == "waiting"
+    assert hands.kinds(run_id) == before
+    assert [append.mode for append in hands.store.sent[-2:]] == ["poll", "poll"]
+
+
+def test_looks_that_cannot_be_read_are_a_damaged_history() -> None:
+    hands, run_id, _ = polled(CheckNotReady())
+    hands.store.runs[run_id].looks["embed"] = {"seq": "?"}
+
+    with pytest.raises(CorruptHistory):
+        hands.state(run_id)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def several_suspended(count: int) -> tuple[Hands, list[str]]:
+    """Runs that have suspended one second after the other, every one of them ready."""
+    hands = Hands(waiting)
+    runs: list[str] = []
+    for _ in range(count):
+        runs.append(a_suspended_run(hands))
+        hands.clock.time += SECOND
+    hands.executor.findings["embed"] = READY
+    return hands, runs
+
+
+def all_due(hands: Hands) -> None:
+    hands.clock.time += 30 * SECOND
+
+
+def test_what_is_due_is_checked_and_what_is_ready_goes_on() -> None:
+    hands, runs = several_suspended(2)
+    all_due(hands)
+
+    result = hands.dispatch(PollSuspendedStages())
+
+    assert result == PollSuspendedStagesResult(checked=2, resumed=2, failed=0, resumed_run_ids=tuple(runs))
+    assert {hands.state(run_id).status for run_id in runs} == {Status.COMPLETED}
+
+
+def test_what_is_not_due_is_left_alone() -> None:
+    hands, (early, late) = several_suspended(2)
+    hands.clock.time = NOW + 30 * SECOND
+
+    assert hands.dispatch(PollSuspendedStages()).resumed_run_ids == (early,)
+    assert hands.store.runs[late].head.wake_at == NOW + 31 * SECOND
+
+
+def test_the_longest_due_come_first_when_there_are_more_than_are_to_be_checked() -> None:
+    hands, runs = several_suspended(3)
+    all_due(hands)
+
+    assert hands.dispatch(PollSuspendedStages(max_checks=2)).resumed_run_ids == tuple(runs[:2])
+    assert hands.dispatch(PollSuspendedStages(max_checks=2)).resumed_run_ids == (runs[2],)
+
+
+def test_a_run_of_which_more_is_due_than_may_be_checked_stays_due() -> None:
+    hands = Hands(waiting_twice)
+    run_id = a_run_that_waits_twice(hands)
+    all_due(hands)
+
+    assert hands.dispatch(PollSuspendedStages(max_checks=1)).checked == 1
+    assert hands.store.runs[run_id].head.wake_at == NOW + 30 * SECOND
+    assert hands.dispatch(PollSuspendedStages()).checked == 1
+
+
+def test_two_hosts_do_not_check_the_same_stage() -> None:
+    def check(_asked: CheckAttempt) -> CheckOutcome:
+        others.append(hands.dispatch(PollSuspendedStages()).checked)
+        return CheckNotReady()
+
+    others: list[int] = []
+    hands, _ = several_suspended(1)
+    hands.executor.findings["embed"] = check
+    all_due(hands)
+
+    assert hands.dispatch(PollSuspendedStages()).checked == 1
+    assert others == [0]
+
+
+def test_a_run_that_cannot_be_checked_harms_no_other_and_is_not_looked_at_again_at_once() -> None:
+    hands, (bad, good) = several_suspended(2)
+    hands.store.runs[bad].rows[0] = replace(hands.store.runs[bad].rows[0], events=b"[]")
+    all_due(hands)
+
+    assert hands.dispatch(PollSuspendedStages()).resumed_run_ids == (good,)
+    wake_at = hands.store.runs[bad].head.wake_at
+    assert wake_at is not None
+    assert wake_at > hands.clock.time
+
+
+def test_a_run_whose_workflow_is_unknown_here_stays_due_for_those_who_know_it() -> None:
+    hands, (run_id,) = several_suspended(1)
+    hands.registry = HandRegistry([documents])
+    all_due(hands)
+
+    assert hands.dispatch(PollSuspendedStages()).checked == 0
+    assert hands.store.runs[run_id].head.wake_at == NOW + 30 * SECOND
+
+
+def test_a_run_of_a_session_that_is_driven_by_hand_is_checked_when_it_is_due() -> None:
+    hands, (run_id,) = several_suspended(1)
+    hands.store.runs[run_id].owner, hands.store.runs[run_id].attention = "session", True
+
+    assert hands.dispatch(PollSuspendedStages()).checked == 0
+    all_due(hands)
+    assert hands.dispatch(PollSuspendedStages()).resumed_run_ids == (run_id,)
+
+
+def test_with_a_run_id_its_stages_are_checked_although_they_are_not_due() -> None:
+    hands = Hands(waiting_twice)
+    run_id = a_run_that_waits_twice(hands)
+    a_run_that_waits_twice(hands)
+    hands.executor.findings["embed"] = CheckFailed(error=an_error(), retry=False)
+
+    result = hands.dispatch(PollSuspendedStages(run_id=run_id))
+
+    assert [check.run_id for check in hands.executor.checks] == [run_id, run_id]
+    assert (result.checked, result.resumed, result.failed) == (2, 0, 1)
+
+
+def test_with_a_run_id_what_is_wrong_with_it_is_told() -> None:
+    hands, (run_id,) = several_suspended(1)
+    hands.registry = HandRegistry([documents])
+
+    with pytest.raises(WorkflowNotFound):
+        hands.dispatch(PollSuspendedStages(run_id=run_id))
+    with pytest.raises(RunNotFound):
+        hands.dispatch(PollSuspendedStages(run_id="nobody"))
+
+
+def test_a_run_that_has_ended_has_nothing_to_be_checked() -> None:
+    hands, (run_id,) = several_suspended(1)
+    hands.dispatch(CancelRun(run_id=run_id))
+
+    assert hands.dispatch(PollSuspendedStages(run_id=run_id)).checked == 0
+
+
+def test_who_executes_nothing_is_told_so_and_the_runs_stay_due() -> None:
+    def nobody(_asked: CheckAttempt) -> CheckOutcome:
+        raise InvalidCommand("A Client executes nothing.", field="executor")
+
+    hands, (run_id,) = several_suspended(1)
+    hands.executor.findings["embed"] = nobody
+    all_due(hands)
+
+    with pytest.raises(InvalidCommand, match="executes nothing"):
+        hands.dispatch(PollSuspendedStages())
+    assert hands.store.runs[run_id].head.wake_at == NOW + 30 * SECOND
+
+
+def test_a_store_that_is_away_is_no_empty_queue() -> None:
+    def away() -> None:
+        raise Unavailable("The store is out of order.")
+
+    hands, _ = several_suspended(1)
+    all_due(hands)
+    hands.store.meanwhile = [away]
+
+    with pytest.raises(Unavailable):
+        hands.dispatch(PollSuspendedStages())
+
+
+@pytest.mark.parametrize("field, value", [("max_checks", 0), ("run_id", "")])
+def test_a_command_that_makes_no_sense_is_refused(field: str, value: object) -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        parse_command({"type": "stage.pollSuspended", field: value})
+
+    assert refused.value.field == field
+
+
+# -- asking for looks -------------------------------------------------------------------------------------------------
+
+
+def test_asking_makes_every_suspended_stage_due_now() -> None:
+    hands = Hands(waiting_twice)
+    run_id = a_run_that_waits_twice(hands)
+    hands.clock.time += SECOND
+
+    assert drive(ask_for_looks(run_id, hands.journals)) == ("embed", "embed-too")
+
+    assert hands.store.runs[run_id].head.wake_at == NOW + SECOND
+    assert hands.dispatch(PollSuspendedStages()).checked == 2
+
+
+def test_asking_where_nothing_waits_changes_nothing() -> None:
+    hands, run_id, _ = polled(READY)
+    before = hands.kinds(run_id)
+
+    assert drive(ask_for_looks(run_id, hands.journals)) == ()
+    assert hands.kinds(run_id) == before

@@ -6,10 +6,10 @@ import pytest
 
 from kernel.model.attempts import Note
 from kernel.model.draft import Decision, Draft, Moment
-from kernel.model.facts import AnnotationCreated, BlobRef, StageCompleted, StageSuspended
+from kernel.model.facts import AnnotationCreated, BlobRef, StageCompleted
 from kernel.model.machine import Status
 from kernel.model.plan import due
-from kernel.model.polls import CheckBroken, FoundFailed, FoundNotReady, FoundReady, end_poll
+from kernel.model.polls import CheckBroken, Finding, FoundFailed, FoundNotReady, FoundReady, end_poll
 from kernel.model.retry import RetryPolicy
 from kernel.model.run import RunState
 from kernel.model.stage import Body
@@ -233,8 +233,97 @@ def test_what_a_check_noted_is_recorded_with_what_it_found() -> None:
 
     story.tell(decide)
 
-    noted, suspended = story.facts[-2:]
+    noted = story.facts[-1]
     assert isinstance(noted, AnnotationCreated)
-    assert isinstance(suspended, StageSuspended)
     assert (noted.actor, noted.scope) == ("person", "stage")
-    assert (noted.key, noted.stage_id, story.bodies[story.state.seq - 1]) == ("batch", "a", b'"queued"')
+    assert (noted.key, noted.stage_id, story.bodies[story.state.seq]) == ("batch", "a", b'"queued"')
+    assert story.suspension("a").next_poll_at == NOW + 30 * SECOND
+
+
+# -- what is kept of a look -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finding", [FoundNotReady(), CheckBroken(error=an_error())])
+def test_a_look_that_changed_nothing_else_adds_nothing_to_the_history(finding: Finding) -> None:
+    story = a_waiting_run()
+    before = story.state.seq
+
+    assert story.poll("a", finding)
+
+    assert story.state.seq == before
+    assert story.looks["a"].next_poll_at == story.suspension("a").next_poll_at > NOW
+    assert story.folded() == story.state
+
+
+def test_looks_in_a_row_leave_the_last_one_and_keep_the_failures_of_their_checks() -> None:
+    story = a_waiting_run()
+    for _ in range(2):
+        story.poll("a", CheckBroken(error=an_error()))
+        story.wait(10)
+
+    story.poll("a", CheckBroken(error=an_error("ConnectionError")))
+
+    assert story.state.status is Status.FAILED
+
+
+def test_what_a_look_left_is_void_for_a_later_suspension() -> None:
+    story = a_waiting_run()
+    story.poll("a", FoundNotReady(next_check_in=timedelta(minutes=5)))
+    story.poll("a", FoundNotReady(state=b'{"batch":8}'))
+
+    assert story.suspension("a").next_poll_at == NOW + 30 * SECOND
+    assert story.folded() == story.state
+
+
+def test_a_look_after_the_limit_was_moved_still_ends_the_wait() -> None:
+    story = a_waiting_run(every=3600, at_most=60)
+
+    story.poll("a", FoundNotReady())
+
+    assert due(story.state) == NOW + 60 * SECOND
+
+
+# -- asking for a look ------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_that_is_asked_for_is_due_now_and_waits_for_the_same_thing() -> None:
+    story = a_waiting_run()
+    before = story.suspension("a")
+    story.wait(7)
+
+    story.ask("a")
+
+    after = story.suspension("a")
+    assert due(story.state) == NOW + 7 * SECOND
+    assert (after.state, after.max_wait_until) == (before.state, before.max_wait_until)
+
+
+def test_asking_forgives_no_failure_of_the_check() -> None:
+    story = a_waiting_run()
+    story.poll("a", CheckBroken(error=an_error()))
+
+    story.ask("a")
+
+    assert story.suspension("a").check_failures == 1
+
+
+@pytest.mark.parametrize("finding", [FoundNotReady(), FoundNotReady(state=b"{}"), CheckBroken(error=an_error())])
+def test_a_look_that_began_before_it_was_asked_for_leaves_the_stage_due(finding: Finding) -> None:
+    story = a_waiting_run()
+    checked = story.suspension("a")
+    story.wait(7)
+    story.ask("a")
+
+    story.poll("a", finding, checked=checked)
+
+    assert story.stage("a").poll_at == NOW + 7 * SECOND
+
+
+def test_a_look_that_began_before_it_was_asked_for_counts_when_it_found_something() -> None:
+    story = a_waiting_run()
+    checked = story.suspension("a")
+    story.ask("a")
+
+    assert story.poll("a", FoundReady(output=OUTPUT), checked=checked)
+
+    assert story.stage("a").status is Status.COMPLETED

@@ -22,6 +22,7 @@ from kernel.model.attempts import Completed, Drained, Outcome, Raised, Suspended
 from kernel.model.execution_plan import ExecutionPlan
 from kernel.model.facts import AnnotationCreated, Fact, StageRetrying, StageStarted, decode_facts
 from kernel.model.head import head_of
+from kernel.model.looks import lay_over
 from kernel.model.machine import Status
 from kernel.model.plan import Done, Lost, Poll, Start, Transition, WaitForJob, WaitUntil, due, plan
 from kernel.model.polls import CheckBroken, Finding, FoundFailed, FoundNotReady, FoundReady
@@ -56,7 +57,7 @@ class Witness:
             self.seen.append(fold(RUN_ID, [(first_seq, at, facts)], self.seen[-1] if self.seen else None))
             self._count(facts)
         state = self.story.state
-        assert self.seen[-1] == state
+        assert lay_over(self.seen[-1], self.story.looks) == state
         assert state.seq == len(self.facts)
         self._check_order(state)
         self._check_end(state)
