@@ -1,15 +1,15 @@
-"""Commands that change one run from outside: `cancel`, `rerun` and `unpark`. They need no app either."""
+"""Commands that change one run from outside: `cancel`, `rerun`, `poll` and `unpark`. They need no app either."""
 
 from __future__ import annotations
 
 from runtime.commandline.failures import DONE, FAILED
-from runtime.commandline.invocation import Cancel, Rerun, Unpark
+from runtime.commandline.invocation import Cancel, Poll, Rerun, Unpark
 from runtime.commandline.layout import printable
 from runtime.commandline.looking import describe
 from runtime.commandline.opening import Context, find_run, open_client
 from runtime.commandline.runs_view import short_id, status_span
 
-__all__ = ["cancel_run", "rerun_run", "unpark_run"]
+__all__ = ["cancel_run", "poll_run", "rerun_run", "unpark_run"]
 
 
 async def cancel_run(command: Cancel, context: Context) -> int:
@@ -51,6 +51,25 @@ async def rerun_run(command: Rerun, context: Context) -> int:
     else:
         again = printable(", ".join(result.discarded))
         screen.line(f"Run {short_id(handle.id)} of {info.workflow_id} begins again: {again}.")
+
+
+async def poll_run(command: Poll, context: Context) -> int:
+    """Have the suspended stages looked at by whoever drives the run; that none is suspended is an answer too."""
+    async with open_client(context) as client:
+        handle = await find_run(client, command.run)
+        stages = await handle.poll()
+        info = await describe(client, handle)
+    screen = context.screen
+    if screen.as_json:
+        screen.json({"run_id": handle.id, "polled": list(stages), "status": info.status})
+    elif stages:
+        screen.line(f"Run {short_id(handle.id)} is looked at now: {', '.join(stages)}.")
+    else:
+        screen.note(
+            f"Nothing to look at: no stage of run {short_id(handle.id)} is suspended, it is ",
+            status_span(info.status),
+            ".",
+        )
     return DONE
 
 

@@ -23,6 +23,7 @@ from runtime.commandline.invocation import (
     Invocation,
     Logs,
     Migrate,
+    Poll,
     Rerun,
     Runs,
     Show,
@@ -129,6 +130,10 @@ def _carry_out(invocation: Invocation, screen: Screen) -> int:
             from runtime.commandline.acting import rerun_run
 
             return run_async(lambda: rerun_run(command, context), settings)
+        case Poll():
+            from runtime.commandline.acting import poll_run
+
+            return run_async(lambda: poll_run(command, context), settings)
         case Unpark():
             from runtime.commandline.acting import unpark_run
 

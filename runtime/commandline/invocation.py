@@ -22,6 +22,7 @@ __all__ = [
     "Logs",
     "Migrate",
     "Options",
+    "Poll",
     "Rerun",
     "Runs",
     "Show",
@@ -123,6 +124,13 @@ class Rerun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """Have the suspended stages of one run looked at now."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unpark:
     """Give a parked run back."""
 
@@ -158,7 +166,7 @@ class Config:
 
 
 Command: TypeAlias = (
-    Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Rerun | Unpark | Migrate | Bench | Config
+    Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Rerun | Poll | Unpark | Migrate | Bench | Config
 )
 
 

@@ -30,6 +30,7 @@ from runtime.commandline.invocation import (
     Logs,
     Migrate,
     Options,
+    Poll,
     Rerun,
     Runs,
     Show,
@@ -62,6 +63,7 @@ look
 act
   cancel     cancel a run
   rerun      begin a run that has ended again at one of its stages
+  poll       look at the suspended stages of a run now
   unpark     give back a run that could not be decided
 
 maintain
@@ -369,6 +371,12 @@ def _rerun(parser: argparse.ArgumentParser) -> _Make:
     return lambda known: Rerun(**_taken(Rerun, known))
 
 
+def _poll(parser: argparse.ArgumentParser) -> _Make:
+    """Have the suspended stages of a run looked at now and not when they are due, by whichever process drives it."""
+    _add_run(parser)
+    return lambda known: Poll(run=known.run)
+
+
 def _unpark(parser: argparse.ArgumentParser) -> _Make:
     """Give back a run that was set aside because it could not be decided; it will be tried again."""
     _add_run(parser)
@@ -416,6 +424,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "logs": _logs,
     "cancel": _cancel,
     "rerun": _rerun,
+    "poll": _poll,
     "unpark": _unpark,
     "migrate": _migrate,
     "bench": _bench,

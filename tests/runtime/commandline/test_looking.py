@@ -15,7 +15,17 @@ import asyncpg
 import pytest
 from pydantic import BaseModel
 
-from kernel import NonRetryable, StageContext, WorkflowBuilder, stage
+from kernel import (
+    CheckContext,
+    NonRetryable,
+    NotReady,
+    Ready,
+    StageContext,
+    Suspend,
+    WorkflowBuilder,
+    batch_stage,
+    stage,
+)
 from runtime import App, RunFailed, Supervisor
 from runtime.bootstrap import migrate_database
 from runtime.commandline.entry import run
@@ -36,6 +46,23 @@ async def greet(ctx: StageContext[Person]) -> str:
 
 
 hello = WorkflowBuilder("hello", input=Person, output=str).pipe(greet).build()
+
+
+class Batch(BaseModel):
+    id: int
+
+
+@batch_stage("embed")
+async def embed(_ctx: StageContext[Person]) -> Suspend[Batch] | str:
+    return Suspend(state=Batch(id=7), poll_interval=timedelta(hours=1))
+
+
+@embed.check
+async def embedded(_state: Batch, _ctx: CheckContext) -> Ready[str] | NotReady:
+    return NotReady()
+
+
+waiting = WorkflowBuilder("waiting", input=Person, output=str).pipe(embed).build()
 other = WorkflowBuilder("other", input=Person, output=str, version="7").pipe(greet).build()
 
 
@@ -48,6 +75,7 @@ class World:
     failed: str
     delayed: str
     pending: str
+    suspended: str
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +92,10 @@ def world(postgres_url: str) -> Iterator[World]:
     async def fill() -> World:
         settings = Settings(database_url=url)
         await migrate_database(settings)
-        async with Supervisor(App(workflows=[hello, other]), settings=settings) as supervisor:
+        async with Supervisor(App(workflows=[hello, other, waiting]), settings=settings) as supervisor:
+            suspended = await supervisor.start(waiting, Person(name="Ada"))
+            while (await suspended.describe()).status != "SUSPENDED":  # noqa: ASYNC110
+                await anyio.sleep(0.01)
             completed = await supervisor.start(
                 hello, Person(name="Ada"), idempotency_key="ada", metadata={"by": "test"}
             )
@@ -79,7 +110,7 @@ def world(postgres_url: str) -> Iterator[World]:
 
         async with Client(App(workflows=[hello]), settings=settings) as client:
             pending = await client.start(hello, Person(name="Soon"))
-        return World(url, completed.id, failed.id, delayed.id, pending.id)
+        return World(url, completed.id, failed.id, delayed.id, pending.id, suspended.id)
 
     anyio.run(execute, f"CREATE DATABASE {name}")
     yield anyio.run(fill)
@@ -112,7 +143,7 @@ def test_runs_are_listed_newest_first(world: World, command: Command) -> None:
     assert (code, err) == (0, "")
     assert lines[0].split()[:3] == ["RUN", "WORKFLOW", "STATUS"]
     assert [line.split()[0] for line in lines[1:]] == [
-        run_id[-8:] for run_id in (world.pending, world.delayed, world.failed, world.completed)
+        run_id[-8:] for run_id in (world.pending, world.delayed, world.failed, world.completed, world.suspended)
     ]
     assert "its time, in 59 min" in lines[2]
     assert "NonRetryable: there is nobody" in lines[3]
@@ -130,6 +161,7 @@ def test_runs_as_json_come_in_pages(world: World, command: Command) -> None:
         world.delayed,
         world.failed,
         world.completed,
+        world.suspended,
     ]
     assert rest["next"] is None
     assert not {"input", "output", "stages"} & page["runs"][0].keys()
@@ -191,7 +223,7 @@ def test_a_waiting_run_shows_what_it_waits_for(world: World, command: Command) -
     assert "leasehold up" in for_people
 
 
-@pytest.mark.parametrize("name", ["show", "history", "logs", "cancel", "unpark"])
+@pytest.mark.parametrize("name", ["show", "history", "logs", "cancel", "poll", "unpark"])
 def test_an_unknown_run_is_said(command: Command, name: str) -> None:
     code, out, err = command(name, "ffffffff")
 
@@ -308,6 +340,27 @@ def test_a_rerun_from_a_stage_that_is_not_there_names_those_that_are(world: Worl
     assert code == 2
     assert 'no stage "great"' in err
     assert "greet" in err
+
+
+def test_a_suspended_run_is_looked_at_when_somebody_asks(world: World, command: Command) -> None:
+    code, out, _ = command("poll", world.suspended[-8:])
+    _, machine, _ = command("poll", world.suspended, "--json")
+    _, shown, _ = command("history", world.suspended, "--json")
+
+    assert code == 0
+    assert "looked at now: embed" in out
+    assert json.loads(machine) == {"run_id": world.suspended, "polled": ["embed"], "status": "SUSPENDED"}
+    kinds = [json.loads(line)["type"] for line in shown.splitlines()]
+    assert kinds[-3:] == ["stage.suspended"] * 3
+
+
+def test_that_nothing_is_suspended_is_an_answer_and_no_error(world: World, command: Command) -> None:
+    code, _, err = command("poll", world.completed)
+    _, machine, _ = command("poll", world.completed, "--json")
+
+    assert code == 0
+    assert "no stage of run" in err
+    assert json.loads(machine) == {"run_id": world.completed, "polled": [], "status": "COMPLETED"}
 
 
 def test_a_run_that_is_not_parked_cannot_be_unparked(world: World, command: Command) -> None:
