@@ -24,7 +24,7 @@ from runtime.bench import workflows
 from runtime.bench.messages import Message, decoded, encoded, settings_from
 from runtime.bench.own_process import LoopLag, MemoryPeak, cpu_s, memory_bytes, settled_memory_bytes
 from runtime.bench.statistics import percentile
-from runtime.bench.workflows import Item, Nap
+from runtime.bench.workflows import Item, Nap, Round
 from runtime.bootstrap import open_storage, write_bare_runs
 from runtime.client import Client
 from runtime.commandline.garbage import calm_garbage_collection
@@ -246,8 +246,22 @@ async def _bare(child: Child, request: Message) -> Message:
     return {"runs_per_s": result.runs / result.took_s, "appends_per_run": result.appends_per_run}
 
 
-def _input(request: Message, number: int) -> Item | Nap:
+async def _looks(_child: Child, request: Message) -> Message:
+    """What checks were asked since they were forgotten; `forget` forgets them now."""
+    found = {
+        "count": workflows.looks.count,
+        "runs": len(workflows.looks.runs),
+        "last_s": workflows.looks.last_s,
+    }
+    if request.get("forget"):
+        workflows.looks.clear()
+    return found
+
+
+def _input(request: Message, number: int) -> Item | Nap | Round:
     until_s = request.get("until_s")
+    if until_s is not None and "gap_s" in request:
+        return Round(until_s=until_s, gap_s=request["gap_s"])
     return Item(number=number) if until_s is None else Nap(until_s=until_s)
 
 
@@ -263,6 +277,7 @@ _REQUESTS: Mapping[str, Callable[[Child, Message], Awaitable[Message]]] = {
     "keep-busy": _keep_busy,
     "flood": _flood,
     "one-by-one": _one_by_one,
+    "looks": _looks,
     "write-effects": _write_effects,
     "bare": _bare,
 }

@@ -112,6 +112,8 @@ def _sizes(command: Bench) -> Sizes:
         bare_runs=sizes.bare_runs if command.runs is None else BARE_RUNS_PER_RUN * command.runs,
         sleepers=command.sleepers or sizes.sleepers,
         sleep_s=sizes.sleep_s if command.sleep_s is None else command.sleep_s,
+        polls=command.sleepers or sizes.polls,
+        poll_s=sizes.poll_s if command.sleep_s is None else command.sleep_s,
     )
 
 

@@ -36,6 +36,8 @@ class Sizes:
     fan_outs: int = 10
     sleepers: int = 20_000
     sleep_s: float = 60.0
+    polls: int = 10_000
+    poll_s: float = 60.0
     takeover_runs: int = 500
     idle_settle_s: float = 11.0
     idle_window_s: float = 15.0
@@ -52,6 +54,8 @@ QUICK = Sizes(
     fan_outs=5,
     sleepers=2000,
     sleep_s=5.0,
+    polls=1000,
+    poll_s=8.0,
     takeover_runs=200,
     idle_window_s=5.0,
     residents=500,

@@ -20,6 +20,7 @@ from runtime.bench.idle import measure_idle
 from runtime.bench.laboratory import Laboratory, MeasureFailed, Measurement
 from runtime.bench.latency import measure_latency, measure_remote_latency
 from runtime.bench.pipeline import measure_bare_limit, measure_pipeline, measure_pipeline_in_process, pipeline_summary
+from runtime.bench.polls import measure_polls
 from runtime.bench.processes import ProcessFailed
 from runtime.bench.sleepers import measure_sleepers
 from runtime.bench.start_up import measure_start_up
@@ -101,6 +102,14 @@ MEASURES: Sequence[Measure] = (
         group="sleepers",
         take=measure_sleepers,
         headline="done_after_due_s",
+        unit="s after they were due",
+        repetitions_max=1,
+    ),
+    Measure(
+        name="polls",
+        group="polls",
+        take=measure_polls,
+        headline="polled_after_due_s",
         unit="s after they were due",
         repetitions_max=1,
     ),

@@ -192,6 +192,18 @@ ROWS: Sequence[Row] = (
     Row(label="  event loop's lag, p99, ms", measure="sleepers", path="loop_lag_ms.p99"),
     Row(label="  event loop's lag, max, ms", measure="sleepers", path="loop_lag_ms.max"),
     Row(
+        label="stages to look at at once: all polled after, s",
+        measure="polls",
+        path="polled_after_due_s",
+        milestone=30,
+    ),
+    Row(label="  event loop's lag, p50, ms", measure="polls", path="loop_lag_ms.p50"),
+    Row(label="  event loop's lag, p99, ms", measure="polls", path="loop_lag_ms.p99", milestone=50),
+    Row(label="  event loop's lag, max, ms", measure="polls", path="loop_lag_ms.max"),
+    Row(label="  CPU of worker, ms per look", measure="polls", path="worker_cpu_ms_per_look", noise=CPU_NOISE),
+    Row(label="ready at once: all done after, s", measure="polls", path="done_after_due_s"),
+    Row(label="  event loop's lag, p99, ms", measure="polls", path="loop_lag_done_ms.p99"),
+    Row(
         label="takeover after SIGKILL, last run, s",
         measure="takeover",
         path="last_run_after_kill_s",

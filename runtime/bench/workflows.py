@@ -16,7 +16,18 @@ from typing import Any
 import anyio
 from pydantic import BaseModel
 
-from kernel import RetryAfter, StageContext, Workflow, WorkflowBuilder, stage
+from kernel import (
+    CheckContext,
+    NotReady,
+    Ready,
+    RetryAfter,
+    StageContext,
+    Suspend,
+    Workflow,
+    WorkflowBuilder,
+    batch_stage,
+    stage,
+)
 from kernel.authoring.stage import Stage
 from runtime.app import App
 
@@ -25,13 +36,17 @@ __all__ = [
     "EFFECT_BYTES",
     "Effects",
     "Item",
+    "Looks",
     "Nap",
+    "Round",
     "app",
     "effect_line",
     "effects",
     "fan_out",
+    "looks",
     "naps",
     "pipeline",
+    "polls",
     "slow_pipeline",
     "waiting_bodies",
     "waiting_retries",
@@ -129,6 +144,56 @@ waiting_retries: Workflow[Item, Item] = (
 )
 
 
+# -- waiting to be looked at --------------------------------------------------------------------------------------
+
+
+class Round(BaseModel):
+    """When to be looked at for the first time, in seconds of the clock on the wall, and how much later again."""
+
+    until_s: float
+    gap_s: float
+
+
+class Looks:
+    """What the checks of this process have been asked: how often, by how many runs, and when for the last time."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.count: int = 0
+        self.last_s: float = 0.0
+        self.runs: set[str] = set()
+
+    def note(self, run_id: str) -> None:
+        """A check was called."""
+        self.count += 1
+        self.last_s = time.time()
+        self.runs.add(run_id)
+
+
+looks: Looks = Looks()
+
+
+@batch_stage("poll")
+async def _poll(ctx: StageContext[Round]) -> Suspend[Round] | bool:
+    left = timedelta(seconds=max(ctx.input.until_s - time.time(), 0.0))
+    return Suspend(state=ctx.input, poll_interval=left, max_wait=LONG)
+
+
+@_poll.check
+async def _looked_at(state: Round, ctx: CheckContext) -> Ready[bool] | NotReady:
+    looks.note(ctx.run_id)
+    again_s = state.until_s + state.gap_s
+    left_s = again_s - time.time()
+    # The first time it is not ready; the next time it has waited for the gap.
+    return NotReady(next_check_in=timedelta(seconds=left_s)) if left_s > 0 else Ready(output=True)
+
+
+polls: Workflow[Round, bool] = WorkflowBuilder("bench-polls", input=Round, output=bool).pipe(_poll).build()
+
+
 # -- three stages that take a while, and leave a trace ----------------------------------------------------------------
 
 
@@ -178,7 +243,15 @@ slow_pipeline: Workflow[Item, Item] = (
 )
 
 
-WORKFLOWS: Sequence[Workflow[Any, Any]] = (pipeline, fan_out, naps, waiting_bodies, waiting_retries, slow_pipeline)
+WORKFLOWS: Sequence[Workflow[Any, Any]] = (
+    pipeline,
+    fan_out,
+    naps,
+    waiting_bodies,
+    waiting_retries,
+    slow_pipeline,
+    polls,
+)
 
 
 def app() -> App:

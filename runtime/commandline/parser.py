@@ -398,7 +398,7 @@ def _bench(parser: argparse.ArgumentParser) -> _Make:
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repetitions")
     parser.add_argument("--repeat", type=_number(1), metavar="N", help="repetitions (default: 5, quick: 2)")
     parser.add_argument("--runs", type=_number(1), metavar="N", help="runs of the pipeline (default: 3000)")
-    parser.add_argument("--sleepers", type=_number(1), metavar="N", help="runs that wait (default: 20000)")
+    parser.add_argument("--sleepers", type=_number(1), metavar="N", help="runs that wait (20000, or 10000 polled)")
     parser.add_argument("--sleep-s", type=_seconds, metavar="S", help="how long they wait (default: 60)")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier result (--json): show what moved")
     return lambda known: Bench(**_taken(Bench, known))
