@@ -10,8 +10,6 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
-from pathlib import Path
 
 import anyio
 from pydantic import BaseModel
@@ -23,7 +21,7 @@ from starlette.routing import Route
 from kernel import CheckContext, NotReady, Ready, RunNotFound, StageContext, Suspend, WorkflowBuilder, batch_stage
 from runtime import App, Client, Supervisor
 
-DECISIONS = Path(os.environ.get("DECISIONS_DIR", "."))  # where your own database would be
+DECISIONS = anyio.Path(os.environ.get("DECISIONS_DIR", "."))  # where your own database would be
 
 
 class Expense(BaseModel):
@@ -43,9 +41,9 @@ async def approve(ctx: StageContext[Expense]) -> Suspend[Expense] | Decision:
 
 
 @approve.check
-def approved(_expense: Expense, ctx: CheckContext) -> Ready[Decision] | NotReady:
+async def approved(_expense: Expense, ctx: CheckContext) -> Ready[Decision] | NotReady:
     file = DECISIONS / ctx.run_id
-    return Ready(Decision.model_validate_json(file.read_bytes())) if file.exists() else NotReady()
+    return Ready(Decision.model_validate_json(await file.read_bytes())) if await file.exists() else NotReady()
 
 
 expenses = WorkflowBuilder("expenses", input=Expense, output=Decision).pipe(approve).build()
@@ -60,8 +58,12 @@ async def decide(request: Request) -> Response:
     decision = Decision.model_validate_json(await request.body())
     run = request.state.client.run(request.path_params["id"])
     await run.describe()  # an unknown run is a 404
-    await anyio.Path(DECISIONS / run.id).write_text(decision.model_dump_json())
+    await (DECISIONS / run.id).write_text(decision.model_dump_json())
     return JSONResponse({"waiting": list(await run.poll())})
+
+
+def unknown(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"message": str(error)}, 404)
 
 
 def service(open_client: Callable[[], Client]) -> Starlette:
@@ -70,10 +72,8 @@ def service(open_client: Callable[[], Client]) -> Starlette:
         async with open_client() as client:
             yield {"client": client}
 
-    paths = {"/expenses": submit, "/expenses/{id}/decision": decide}
-    routes = [Route(path, act, methods=["POST"]) for path, act in paths.items()]
-    unknown = {RunNotFound: lambda _request, error: JSONResponse({"message": str(error)}, 404)}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=unknown)
+    routes = [Route("/expenses", submit, methods=["POST"]), Route("/expenses/{id}/decision", decide, methods=["POST"])]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={RunNotFound: unknown})
 
 
-app = service(partial(Supervisor, App(workflows=[expenses])))
+app = service(lambda: Supervisor(App(workflows=[expenses])))

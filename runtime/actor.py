@@ -264,7 +264,7 @@ class RunActor:
             raise
         if own or asks:
             await self._commit(tasks, [*own, *asks])
-            return True
+            return self._mailbox.closed is None
         if Done() in steps:
             # Somebody else ended it and left it ours, so that we would notice.
             return not await self._release()
@@ -379,7 +379,14 @@ class RunActor:
             self._host.bodies.reserve(reserved)
             self._host.suspects.reserve(suspects)
             try:
-                append = append_of(batch.decision, batch.moment, expected=self.state.seq, lease=self.lease)
+                leaves = self._leaves_with(batch, asks)
+                append = append_of(
+                    batch.decision,
+                    batch.moment,
+                    mode="release" if leaves else None,
+                    expected=self.state.seq,
+                    lease=self.lease,
+                )
                 await self._append(append)
             except BaseException as error:
                 # Also when cancelled: whether it lands or not, nothing of it will execute here.
@@ -397,7 +404,10 @@ class RunActor:
                 if len(asks) > 1:
                     # One of them cannot be kept; the others have nothing to do with it.
                     for ask in asks:
-                        await self._commit_until_settled(tasks, [ask])
+                        if self._mailbox.closed is None:
+                            await self._commit_until_settled(tasks, [ask])
+                        else:
+                            ask.fail(self._mailbox.closed)
                     return
                 # What the actor asks of itself it would only ask again: such a run cannot be decided.
                 if asks[0].own:
@@ -405,7 +415,23 @@ class RunActor:
                 asks[0].fail(error)
                 return
             self._adopt(tasks, batch)
+            if leaves:
+                self._leave()
             return
+
+    def _leaves_with(self, batch: Batch, asks: Collection[Ask]) -> bool:
+        """Whether nothing is left to do soon once these looks are kept: then the run is given back with them.
+
+        A run that waits is mostly looked at in vain, and this halves what that costs.
+        """
+        if batch.decision.facts or self._held or len(self._polling) > len(asks):
+            return False
+        now = batch.moment.now
+        steps = plan(batch.decision.state, now, ())
+        return all(isinstance(step, WaitUntil) and self._is_far(step, now) for step in steps)
+
+    def _is_far(self, step: WaitUntil, now: datetime) -> bool:
+        return (step.at - now).total_seconds() > self._host.passivate_after_s
 
     def _adopt(self, tasks: anyio.abc.TaskGroup, batch: Batch) -> None:
         """The batch is durable: hold its state, its attempts and its payloads, and answer its callers."""

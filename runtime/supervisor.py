@@ -56,6 +56,7 @@ logger: EventLogger = get_logger("leasehold.runtime")
 
 CLAIM_MAX = 100
 """Runs taken at a time, so that a crowd of due runs is shared among processes and histories come in bounded reads."""
+TAKE_AT_ONCE = 10
 CLAIM_REST_MIN_S = 0.02
 CLAIM_REST_MAX_S = 0.25
 """The rest after a hint led to nothing doubles between these: hints of a busy neighbour must not become a load."""
@@ -119,6 +120,7 @@ class Supervisor(Client):
         self._session: Session | None = None
         self._bodies = Slots(self._settings.max_bodies)
         self._suspects = Slots(1)
+        self._polls = 0
         self._backlog = 0
         self._claims = 0
         self._jobs = 0
@@ -323,7 +325,11 @@ class Supervisor(Client):
 
     async def _check(self, run_id: str, stage_id: str) -> object:
         assert self._attempts is not None
-        return await poll_stage(run_id, stage_id, self._attempts.ports)
+        self._polls += 1
+        try:
+            return await poll_stage(run_id, stage_id, self._attempts.ports)
+        finally:
+            self._polls -= 1
 
     async def ended(self, run_id: str) -> Ending:
         """Wait for the run's end; one that ends here is known at once, without asking the store."""
@@ -451,17 +457,17 @@ class Supervisor(Client):
         self._claim_wanted = False
 
     def _capacity(self) -> int:
-        """How many runs to take: as many as can execute, and as many again that wait behind them.
+        """How many runs to take: as many as can execute and be looked at, and as many again that wait behind them.
 
         More would wait here while another process has nothing to do.
         """
         bodies = self._bodies
-        return 2 * bodies.total - bodies.used - bodies.waiting
+        return min(2 * bodies.total - bodies.used - bodies.waiting, 2 * self._settings.max_checks - self._polls)
 
     async def _until_vacant(self) -> None:
         """Return when half of those that wait have had their turn, so that runs come in batches, or after a rest."""
         with anyio.move_on_after(FULL_REST_S):
-            while self._bodies.waiting > self._bodies.total // 2:
+            while self._bodies.waiting > self._bodies.total // 2 or self._polls > self._settings.max_checks:
                 self._vacancy = anyio.Event()
                 await self._vacancy.wait()
 
@@ -484,8 +490,11 @@ class Supervisor(Client):
         taken_over = sum(run.previous_owner is not None for run in claimed)
         if taken_over:
             logger.warning("runs.taken_over", session_id=session.id, runs=taken_over)
-        for run in claimed:
+        for taken, run in enumerate(claimed, start=1):
             await self._take(run)
+            if taken % TAKE_AT_ONCE == 0:
+                # Everybody else gets a turn: a hundred that begin in the same one would be late for it together.
+                await anyio.lowlevel.checkpoint()
         # Twice, so that with any scheduler all of them have looked for room before more is taken.
         await anyio.lowlevel.checkpoint()
         await anyio.lowlevel.checkpoint()

@@ -92,8 +92,8 @@ def _by_owner(tables: Tables, append: Append, bodies: Mapping[str, bytes], now: 
         return _extend(tables, run, append, bodies, now)
     run.attention = False
     run.updated_at = now
+    _keep_looks(run, append)
     if append.mode == "poll":
-        _keep_looks(run, append)
         return False
     if append.mode == "park":
         run.parked_reason = append.parked_reason or "unknown"

@@ -49,7 +49,7 @@ def check_append(append: Append) -> Mapping[str, bytes]:
         key = append.key
         check_text(f"{key.command_type}{key.scope}{key.key}{key.digest}", "idempotency_key")
     if append.poll_state is not None:
-        assert append.mode in {"owned", "foreign", "poll"}, f"{append.mode} has looked at nothing"
+        assert append.mode in {"owned", "foreign", "poll", "release"}, f"{append.mode} has looked at nothing"
         assert isinstance(_parsed(append.poll_state, "Poll state", "poll_state"), dict), "it is a JSON object"
     if append.new is not None:
         _check_new(append.new)

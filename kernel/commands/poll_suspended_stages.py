@@ -154,7 +154,7 @@ async def poll_suspended_stages(
     chosen = _due(states.values(), ports.clock.now())[: command.max_checks]
     found = await _check_all(chosen, ports)
     refused = next((outcome for outcome in found if type(outcome) is InvalidCommand), None)
-    checked = set() if refused is not None else {run_id for run_id, _ in chosen}
+    checked = {run_id for run_id, _ in chosen if refused is None}
     for run_id in runs.held:
         if run_id in states and run_id not in checked:
             await _give_back(states[run_id], ports)

@@ -129,8 +129,8 @@ class Append:
     `events` is a JSON array and `bodies` a JSON object of raw payloads (None: no payload); `seq` is the sequence
     number of the last event after the append (equal to `expected` when there is none), `at` the moment decided.
     `format` is the newest that a reader of `events` must know; the head keeps the newest of its history.
-    `poll_state` is a JSON object by stage id, which any of owned, foreign and poll may bring: its members replace those
-    of the same name in the head, which keeps them until the run ends.
+    `poll_state` is a JSON object by stage id, which any of owned, foreign, poll and release may bring: its members
+    replace those of the same name in the head, which keeps them until the run ends.
     A head that has ended has no `wake_at`, and no owner either; but a foreign append that ends an owned run leaves it
     its owner, with attention, who interrupts what it executes and releases the run. A `wake_at` in the past is stored
     as the database's now. Sending the same append again is safe: `append_id` is recognised.

@@ -51,6 +51,7 @@ async def rerun_run(command: Rerun, context: Context) -> int:
     else:
         again = printable(", ".join(result.discarded))
         screen.line(f"Run {short_id(handle.id)} of {info.workflow_id} begins again: {again}.")
+    return DONE
 
 
 async def poll_run(command: Poll, context: Context) -> int:
@@ -63,7 +64,7 @@ async def poll_run(command: Poll, context: Context) -> int:
     if screen.as_json:
         screen.json({"run_id": handle.id, "polled": list(stages), "status": info.status})
     elif stages:
-        screen.line(f"Run {short_id(handle.id)} is looked at now: {', '.join(stages)}.")
+        screen.line(f"Run {short_id(handle.id)} is looked at now: {printable(', '.join(stages))}.")
     else:
         screen.note(
             f"Nothing to look at: no stage of run {short_id(handle.id)} is suspended, it is ",

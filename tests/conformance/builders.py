@@ -171,6 +171,10 @@ class KnownRun:
     def release(self, *, lease: Lease | None = None) -> Append:
         return self._unchanged("release", lease or self.lease)
 
+    def release_with(self, change: Change) -> Append:
+        """Give the run back together with a change that has no facts."""
+        return self._changed(change, "release", self.lease)
+
     def park(self, reason: str, *, lease: Lease | None = None) -> Append:
         return replace(self._unchanged("park", lease or self.lease), parked_reason=reason)
 

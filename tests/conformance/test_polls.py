@@ -62,6 +62,18 @@ async def test_a_released_run_waits_for_the_look_that_was_moved(world: World) ->
     assert (await world.store.load(run.id)).head.head.wake_at == run.state.stages["extract"].poll_at
 
 
+async def test_a_look_may_be_kept_by_the_release_itself(world: World) -> None:
+    run = await suspended(world, await world.session())
+    before = (await world.store.load(run.id)).rows
+
+    release = await run.land(world.store, run.release_with(looking))
+    await world.store.append(release)
+
+    after = await world.other.load(run.id)
+    assert (after.head.owner, after.head.head.wake_at) == (None, run.state.stages["extract"].poll_at)
+    assert (after.rows, await world.stored_state(run)) == (before, run.state)
+
+
 async def test_a_look_in_ignorance_of_a_foreign_append_is_refused(world: World) -> None:
     run = await suspended(world, await world.session())
     poll = run.poll(looking, lease=run.lease)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -43,7 +44,7 @@ async def client(store: SharedStore) -> AsyncIterator[Client]:
 async def http(
     store: SharedStore, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[httpx.AsyncClient]:
-    monkeypatch.setattr(approval, "DECISIONS", tmp_path)
+    monkeypatch.setattr(approval, "DECISIONS", anyio.Path(tmp_path))
     app = approval.service(lambda: store.client(approval.expenses))
     async with app.router.lifespan_context(app) as state:
 

@@ -21,6 +21,7 @@ from kernel import (
     NotReady,
     PollSuspendedStages,
     Ready,
+    ReapStuckRuns,
     RunFailed,
     RunNotFound,
     StageContext,
@@ -29,11 +30,11 @@ from kernel import (
     WorkflowBuilder,
     batch_stage,
 )
-from kernel.ports.persistence import SessionInfo
+from kernel.ports.persistence import Append, SessionInfo
 from runtime import App, RunHandle
 from runtime.testing import FakeClock, memory_kernel
 from tests.runtime.gates import Doc
-from tests.runtime.shared_store import SharedStore, until
+from tests.runtime.shared_store import SharedStore, in_memory, until
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +92,21 @@ class Outside:
             return Ready(state.name) if await self.answer(state.name) else NotReady()
 
         return wait
+
+
+class Spied:
+    """A store whose appends a test sees."""
+
+    def __init__(self, store: Any, sent: list[Append]) -> None:
+        self._store = store
+        self._sent = sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def append(self, append: Append) -> None:
+        await self._store.append(append)
+        self._sent.append(append)
 
 
 async def suspended(run: RunHandle[Any]) -> bool:
@@ -152,6 +168,7 @@ async def test_a_run_that_is_looked_at_every_hour_costs_no_actor_and_is_never_re
         run = await supervisor.start(workflow, Doc(text="x"))
         await until(lambda: suspended(run))
         await until(lambda: supervisor.stats().actors == 0)
+        await supervisor.kernel.dispatch(ReapStuckRuns())
         await supervisor.kernel.dispatch(PollSuspendedStages())
         assert (outside.asked.total(), (await run.describe()).waiting_for) == (0, "poll")
 
@@ -162,6 +179,21 @@ async def test_checks_see_the_defaults_of_the_configuration(store: SharedStore):
     async with store.supervisor(workflow) as supervisor:
         await (await supervisor.start(workflow, Doc(text="x"))).result()
     assert outside.limits == [7]
+
+
+async def test_a_run_that_is_looked_at_in_vain_is_given_back_with_what_was_found(memory: SharedStore):
+    sent: list[Append] = []
+    outside = Outside()
+    workflow = outside.workflow(every=timedelta(milliseconds=50))
+    async with memory.opened() as storage:
+        spied = in_memory(Spied(storage.persistence, sent))
+        async with spied.supervisor(workflow, passivate_after=0.0) as supervisor:
+            run = await supervisor.start(workflow, Doc(text="x"))
+            await until(lambda: outside.asked["x/wait"] >= 3)
+            await run.cancel()
+    released = [append for append in sent if append.mode == "release" and append.poll_state is not None]
+    assert len(released) >= 2
+    assert [append.mode for append in sent].count("poll") == 0
 
 
 # -- asking for a look -------------------------------------------------------------------------------------------------
