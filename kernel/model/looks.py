@@ -16,7 +16,6 @@ from datetime import datetime
 from pydantic import TypeAdapter, ValidationError
 
 from kernel.model.facts import CorruptHistory
-from kernel.model.machine import Status
 from kernel.model.run import RunState
 from kernel.replace import replace
 
@@ -54,9 +53,8 @@ def lay_over(state: RunState, looks: Mapping[str, Look]) -> RunState:
     stages = dict(state.stages)
     for stage_id, look in looks.items():
         stage = stages.get(stage_id)
-        if stage is None or stage.suspension is None or stage.status is not Status.SUSPENDED:
-            continue
-        if stage.suspension.seq == look.seq:
+        # Also when it does not wait any more: a retried stage keeps its last suspension for the next attempt.
+        if stage is not None and stage.suspension is not None and stage.suspension.seq == look.seq:
             suspension = replace(
                 stage.suspension,
                 next_poll_at=look.next_poll_at,

@@ -275,6 +275,16 @@ def test_what_a_look_left_is_void_for_a_later_suspension() -> None:
     assert story.folded() == story.state
 
 
+def test_a_retried_stage_keeps_its_suspension_as_it_was_when_it_was_last_looked_at() -> None:
+    story = a_waiting_run()
+    story.poll("a", FoundNotReady(next_check_in=timedelta(minutes=5)))
+
+    story.poll("a", FoundFailed(error=an_error()))
+
+    assert story.stage("a").status is Status.PENDING
+    assert story.folded() == story.state
+
+
 def test_a_look_after_the_limit_was_moved_still_ends_the_wait() -> None:
     story = a_waiting_run(every=3600, at_most=60)
 
