@@ -23,6 +23,7 @@ from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from kernel.ports.persistence import Persistence
 from kernel.ports.scheduler import CommandSchedule
+from runtime.blob_urls import BlobBucket, BlobFolder, blob_place
 from runtime.config import Settings
 from runtime.database_urls import EMBEDDED, database_kind, masked_url
 from telemetry.logs import EventLogger, get_logger
@@ -160,7 +161,7 @@ async def _postgres(
             persistence=persistence,
             scheduler=persistence.scheduler,
             blobs=_blobs(settings) or persistence.blobs,
-            blobs_in_database=settings.blob_dir is None,
+            blobs_in_database=settings.blob_url is None,
             clock=persistence.clock,
             ids=RandomIds(),
             database=database,
@@ -170,11 +171,29 @@ async def _postgres(
 
 
 def _blobs(settings: Settings) -> BlobStore | None:
-    if settings.blob_dir is None:
+    """The store that the settings name; None leaves blobs where the histories are."""
+    if settings.blob_url is None:
         return None
-    from adapters.blobs import FilesystemBlobStore
+    match blob_place(settings.blob_url):
+        case BlobFolder(path):
+            from adapters.blobs import FilesystemBlobStore
 
-    return FilesystemBlobStore(settings.blob_dir)
+            return FilesystemBlobStore(path)
+        case BlobBucket() as place:
+            return _bucket(place)
+
+
+def _bucket(place: BlobBucket) -> BlobStore:
+    try:
+        from adapters.blobs.s3 import S3BlobStore
+    except ImportError as error:
+        raise InvalidCommand(
+            f"Blobs cannot go to s3://{place.bucket}: a library is not installed ({error.name}).",
+            field="blob_url",
+            hint='Install it: pip install "leasehold[s3]".',
+        ) from error
+
+    return S3BlobStore(place.bucket, prefix=place.prefix, endpoint=place.endpoint, region=place.region)
 
 
 # -- the schema ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from kernel.errors import InvalidCommand
 from runtime.database_urls import masked_url
-from runtime.setting_kinds import Choice, Folder, Kind, Names, Number, Seconds, Text, Url
+from runtime.setting_kinds import BlobUrl, Choice, Folder, Kind, Names, Number, Seconds, Text, Url
 
 __all__ = ["SETTINGS", "Setting", "Settings", "Source", "find_pyproject", "load_settings", "setting_json", "shown"]
 
@@ -68,7 +68,7 @@ class Settings:
     database_url: str | None = None
     direct_url: str | None = None
     data_dir: Path = Path(".leasehold")
-    blob_dir: Path | None = None
+    blob_url: str | None = None
     env: str | None = None
     app: str | None = None
     name: str = field(default_factory=lambda: platform.node() or "leasehold")
@@ -131,7 +131,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="database_url", kind=Url(), note='the database, or "embedded"'),
     Setting(name="direct_url", kind=Url(), note="the same database without the pooler: renewal, LISTEN, migrations"),
     Setting(name="data_dir", kind=Folder(), note="where the embedded database lives"),
-    Setting(name="blob_dir", kind=Folder(), note="a shared folder for large payloads, instead of the database"),
+    Setting(
+        name="blob_url",
+        kind=BlobUrl(),
+        note="where large payloads, artifacts and ctx.storage go instead of the database: s3://bucket/prefix or file:///folder",
+    ),
     Setting(name="env", kind=Text(), note='"production" forbids falling back to the embedded database'),
     Setting(name="name", kind=Text(), note="how this process calls itself to operators"),
     Setting(name="event_loop", kind=Choice(("asyncio", "trio")), note="what the command line runs on"),

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
 from kernel.errors import InvalidCommand
+from runtime.blob_urls import KNOWN_BLOB_PLACES, blob_place
 from runtime.database_urls import KNOWN_KINDS, database_kind
 
-__all__ = ["Choice", "Folder", "Kind", "Names", "Number", "Seconds", "Text", "Url"]
+__all__ = ["BlobUrl", "Choice", "Folder", "Kind", "Names", "Number", "Seconds", "Text", "Url"]
 
 
 class Kind(Protocol):
@@ -54,6 +55,24 @@ class Url:
             raise InvalidCommand(f"{where} must be a database URL.", field=field, hint=KNOWN_KINDS)
         try:
             database_kind(value.strip())
+        except InvalidCommand as error:
+            raise InvalidCommand(f"{where}: {error.message}", field=field, hint=error.hint) from None
+        return value.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class BlobUrl:
+    """A URL that says where blobs lie."""
+
+    def read(self, value: object, where: str, field: str, /) -> str | None:
+        """The URL, unchanged."""
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value.strip():
+            # Not shown: somebody might have put credentials into it.
+            raise InvalidCommand(f"{where} must be the URL of a blob store.", field=field, hint=KNOWN_BLOB_PLACES)
+        try:
+            blob_place(value.strip())
         except InvalidCommand as error:
             raise InvalidCommand(f"{where}: {error.message}", field=field, hint=error.hint) from None
         return value.strip()

@@ -14,9 +14,10 @@ import secrets
 import signal
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import asyncpg
@@ -25,6 +26,8 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from runtime.blob_urls import BlobBucket
 
 # Drawn once and inherited by the workers of a parallel run, which must all collect the same tests.
 DRAWN = os.environ.setdefault("LEASEHOLD_TEST_SEED_DRAWN", str(secrets.randbelow(2**32)))
@@ -129,6 +132,34 @@ def database_url(postgres_url: str) -> Iterator[str]:
     execute(postgres_url, f"CREATE DATABASE {name}")
     yield with_database(postgres_url, name)
     execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def s3_place() -> Iterator[BlobBucket]:
+    """A bucket: that of LEASEHOLD_TEST_S3_URL, else one of a server that is started here.
+
+    Its keys begin with a prefix of this session's own, or with the URL's.
+    """
+    from runtime.blob_urls import BlobBucket, blob_place
+    from tests.s3_server import running_s3
+
+    if configured := os.environ.get("LEASEHOLD_TEST_S3_URL"):
+        place = blob_place(configured)
+        assert isinstance(place, BlobBucket)
+        yield replace(place, prefix=place.prefix or secrets.token_hex(6))
+        return
+    with running_s3("blobs") as endpoint, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        yield BlobBucket(bucket="blobs", prefix=secrets.token_hex(6), endpoint=endpoint)
+
+
+@pytest.fixture(scope="session")
+def s3_url(s3_place: BlobBucket) -> str:
+    """The same as a setting."""
+    options = {"endpoint": s3_place.endpoint, "region": s3_place.region}
+    query = urlencode({name: value for name, value in options.items() if value is not None})
+    return f"s3://{s3_place.bucket}/{s3_place.prefix}?{query}"
 
 
 def execute(url: str, statement: str) -> None:

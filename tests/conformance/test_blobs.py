@@ -1,11 +1,13 @@
 """One suite for all blob stores: bytes under keys, whatever the keys look like and wherever the bytes lie."""
 
 from collections.abc import AsyncIterator, Callable
+from uuid import uuid4
 
 import pytest
 from anyio import create_task_group
 
 from adapters.blobs import FilesystemBlobStore
+from adapters.blobs.s3 import S3BlobStore
 from adapters.memory import MemoryBlobStore
 from adapters.postgres import open_postgres
 from kernel.errors import BlobNotFound, PayloadRefused
@@ -32,7 +34,7 @@ ODD_KEYS = [
 BAD_KEYS = ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b", "a\nb", "\ud800", "a" * 600]
 
 
-@pytest.fixture(scope="module", params=["memory", "filesystem", "postgres"])
+@pytest.fixture(scope="module", params=["memory", "filesystem", "s3", "postgres"])
 async def served(
     request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Callable[[], BlobStore]]:
@@ -42,6 +44,10 @@ async def served(
             yield MemoryBlobStore
         case "filesystem":
             yield lambda: FilesystemBlobStore(tmp_path_factory.mktemp("blobs") / "not" / "yet")
+        case "s3":
+            # A prefix of its own for every store: whoever's bucket it is may keep other things there.
+            place = request.getfixturevalue("s3_place")
+            yield lambda: S3BlobStore(place.bucket, prefix=f"{place.prefix}/{uuid4()}", endpoint=place.endpoint)
         case _:
             async with open_postgres(request.getfixturevalue("shared_database"), migrate=True) as store:
                 yield lambda: store.blobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator
@@ -16,7 +17,9 @@ import anyio.to_thread
 import pytest
 
 from adapters.blobs import FilesystemBlobStore
+from adapters.blobs.s3 import S3BlobStore
 from kernel import InvalidCommand, NoDatabase, SchemaOutdated, Unavailable
+from runtime.blob_urls import BlobBucket
 from runtime.bootstrap import _in_thread, choose_database, migrate_database, open_storage, schema_sql
 from runtime.config import Settings
 from runtime.database_urls import masked_url
@@ -132,10 +135,31 @@ async def test_a_database_that_does_not_answer_is_unavailable() -> None:
 
 
 async def test_payloads_can_go_to_a_folder(tmp_path: Path) -> None:
-    async with open_storage(Settings(database_url="memory://", blob_dir=tmp_path)) as storage:
+    folder = tmp_path / "large ones"
+    async with open_storage(Settings(database_url="memory://", blob_url=folder.as_uri())) as storage:
         await storage.blobs.put("a", b"x")
 
-    assert await FilesystemBlobStore(tmp_path).get("a") == b"x"
+    assert await FilesystemBlobStore(folder).get("a") == b"x"
+
+
+async def test_payloads_can_go_to_a_bucket(s3_place: BlobBucket, s3_url: str) -> None:
+    async with open_storage(Settings(database_url="memory://", blob_url=s3_url)) as storage:
+        await storage.blobs.put("a", b"x")
+
+    assert await S3BlobStore(s3_place.bucket, prefix=s3_place.prefix, endpoint=s3_place.endpoint).get("a") == b"x"
+
+
+async def test_a_bucket_without_its_library_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.delitem(sys.modules, "adapters.blobs.s3", raising=False)
+
+    with pytest.raises(InvalidCommand, match=r'pip install "leasehold\[s3\]"') as refused:
+        async with open_storage(Settings(database_url="memory://", blob_url="s3://blobs/runs")):
+            pass
+
+    assert refused.value.field == "blob_url"
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])  # asyncio starts one in the end-to-end tests

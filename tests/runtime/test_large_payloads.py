@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anyio
 import pytest
 from pydantic import BaseModel
@@ -39,13 +41,18 @@ undeclared = WorkflowBuilder("undeclared", input=Text, output=str).pipe(grow).pi
 app = App(workflows=[large, undeclared])
 
 
-@pytest.fixture(params=["memory", "postgres"])
-async def supervisor(request: pytest.FixtureRequest, anyio_backend_name: str):
-    url = "memory://"
-    if request.param == "postgres":
-        url = request.getfixturevalue("database_url")
-        await migrate(url)
-    async with Supervisor(app, settings=Settings(database_url=url)) as supervisor:
+@pytest.fixture(params=["memory", "postgres", "folder", "bucket"])
+async def supervisor(request: pytest.FixtureRequest, anyio_backend_name: str, tmp_path: Path):
+    url, blob_url = "memory://", None
+    match request.param:
+        case "postgres":
+            url = request.getfixturevalue("database_url")
+            await migrate(url)
+        case "folder":
+            blob_url = tmp_path.as_uri()
+        case "bucket":
+            blob_url = request.getfixturevalue("s3_url")
+    async with Supervisor(app, settings=Settings(database_url=url, blob_url=blob_url)) as supervisor:
         yield supervisor
 
 
