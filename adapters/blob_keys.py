@@ -10,8 +10,9 @@ from kernel.errors import PayloadRefused
 
 __all__ = ["KEY_BYTES_MAX", "checked_key"]
 
-KEY_BYTES_MAX = 512
-"""Three times this (every byte escaped), with a suffix for each part, stays below the 4096 bytes of a path."""
+KEY_BYTES_MAX = 700
+"""Escaped to a path it stays below 4096 bytes (3150 in the worst case, parts of one escaped byte each), and with the
+prefix of a bucket below the 1024 bytes that S3 gives a name."""
 
 
 def checked_key(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -13,6 +14,13 @@ from kernel.model.facts import BlobRef
 from kernel.ports.blobs import BlobStore
 
 __all__ = ["Limits", "blob_key", "place_payload", "put_blob"]
+
+
+PART_BYTES_MAX = 100
+"""Ids may have 200 characters of any script, names of artifacts too; a key with three of them stays below 700 bytes."""
+
+# What separates parts, what marks a cut one, and what no store takes. "%" itself, so that two names are two parts.
+_NO_NAME = re.compile(r"[/%~\x00-\x1f\x7f]|^\.\.?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +53,20 @@ class PayloadPorts(Protocol):
 
 
 def blob_key(workflow_id: str, run_id: str, *names: str) -> str:
-    """The key of a run's blob; `names` end with one that is written once, such as a token's."""
-    return "/".join(("runs", workflow_id, run_id, *names))
+    """The key of a run's blob; `names` end with one that is written once, such as a token's.
+
+    Every name is one part of the key, whatever its text: long ones are cut, and made unique again by their digest.
+    """
+    return "/".join(("runs", _part(workflow_id), run_id, *map(_part, names)))
+
+
+def _part(name: str) -> str:
+    escaped = _NO_NAME.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
+    whole = escaped.encode()
+    if len(whole) <= PART_BYTES_MAX:
+        return escaped
+    digest = hashlib.sha256(name.encode()).hexdigest()[:24]
+    return f"{whole[: PART_BYTES_MAX - 25].decode(errors='ignore')}~{digest}"
 
 
 async def place_payload(ports: PayloadPorts, data: bytes, *, key: str, what: str, field: str) -> Payload:

@@ -7,6 +7,7 @@ line that made it. They know nothing of schemas; whether an output fits its stag
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,15 +22,23 @@ O_co = TypeVar("O_co", covariant=True)
 S_co = TypeVar("S_co", covariant=True)
 Ready_co = TypeVar("Ready_co", covariant=True, default=None)
 
+NAME_LENGTH_MAX = 200
+ARTIFACTS_MAX = 1000
+"""Each is named in the history with its place and digest, about 300 bytes."""
+
+_UNSTORABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
 
 @dataclass(frozen=True, slots=True)
 class StageResult(Generic[O_co]):
     """An output with what was measured and made on the way.
 
     `metrics` are finite numbers by name (`total_cost` in USD and `total_tokens` are summed over the run); `artifacts`
-    are further values by name, bytes or JSON, kept in the blob store.
+    are further values by name, bytes or JSON, kept in the blob store with the result: `RunHandle.artifact` reads them,
+    `leasehold artifacts` lists them, and a rerun of the stage discards them.
 
-    Raises: TypeError or ValueError, naming the field, for a metric that is not a finite number or an empty name.
+    Raises: TypeError or ValueError, naming the field, for a metric that is not a finite number, a name that cannot be
+    kept, or more than 1,000 artifacts.
     """
 
     output: O_co
@@ -181,9 +190,17 @@ def _as_float(value: float) -> float | None:
 def _checked_artifacts(owner: str, artifacts: Mapping[str, Any]) -> dict[str, Any]:
     for name in artifacts:
         _check_name(f"{owner}.artifacts", name)
+    if len(artifacts) > ARTIFACTS_MAX:
+        raise ValueError(
+            f"{owner}.artifacts has {len(artifacts)} entries, more than {ARTIFACTS_MAX}: keep so many in ctx.storage."
+        )
     return dict(artifacts)
 
 
 def _check_name(where: str, name: object) -> None:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where} must have names that are non-empty strings, got {name!r}.")
+    if len(name) > NAME_LENGTH_MAX or _UNSTORABLE.search(name) is not None:
+        raise ValueError(
+            f"{where} must have names of at most {NAME_LENGTH_MAX} characters without control characters, got {name!r}."
+        )

@@ -23,7 +23,8 @@ __all__ = ["BlockingBlobs", "BlockingStorage", "Storage"]
 
 T = TypeVar("T")
 
-KEY_LENGTH_MAX = 512
+KEY_BYTES_MAX = 400
+"""What stands before it has at most 270 bytes, and a store takes 700."""
 
 _RS = b"\x1e"
 
@@ -151,10 +152,10 @@ def _full_key(scope: str, key: object) -> str:
     problem: str | None = None
     if not isinstance(key, str):
         raise InvalidCommand(f"Storage key {key!r} must be a string.", field="key")
-    if not 0 < len(key) <= KEY_LENGTH_MAX:
-        problem = f"must have 1 to {KEY_LENGTH_MAX} characters"
-    elif not key.isprintable():
+    if not key.isprintable():
         problem = "must not contain control characters"
+    elif not 0 < len(key.encode()) <= KEY_BYTES_MAX:
+        problem = f"must have 1 to {KEY_BYTES_MAX} bytes"
     elif any(segment in ("", ".", "..") for segment in key.split("/")):
         problem = 'must not have empty, "." or ".." segments'
     if problem is not None:

@@ -29,9 +29,10 @@ ODD_KEYS = [
     "a_b%c*d[e]?",
     "x" * 300 + "/y",
     "漢" * 100,
+    "a/" * 349 + "zz",
 ]
 
-BAD_KEYS = ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b", "a\nb", "\ud800", "a" * 600]
+BAD_KEYS = ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b", "a\nb", "\ud800", "a" * 701]
 
 
 @pytest.fixture(scope="module", params=["memory", "filesystem", "s3", "postgres"])

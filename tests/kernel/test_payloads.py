@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from adapters.blob_keys import checked_key
 from kernel.errors import PayloadRefused
 from kernel.model.attempts import Payload
 from kernel.model.facts import BlobRef
@@ -62,3 +63,22 @@ def test_the_limit_holds_for_what_is_always_stored_apart() -> None:
 
 def test_the_keys_of_two_runs_never_meet() -> None:
     assert blob_key("documents", "r1", "a", "t", "output.json") == "runs/documents/r1/a/t/output.json"
+
+
+def test_a_name_is_one_part_of_a_key_whatever_its_text() -> None:
+    names = ["a/b", "a%2Fb", "a%b", ".", "..", "a~b", "...", "a b", "漢"]
+
+    keys = [blob_key("w", "r", name).removeprefix("runs/w/r/") for name in names]
+
+    assert keys == ["a%2Fb", "a%252Fb", "a%25b", "%2E", "%2E%2E", "a%7Eb", "...", "a b", "漢"]
+
+
+@pytest.mark.parametrize("letter", ["a", "漢", "/"])
+def test_long_ids_and_names_make_keys_that_every_store_takes_and_that_never_meet(letter: str) -> None:
+    long, other = letter * 200, letter * 199 + "b"
+
+    keys = {blob_key(long, "r" * 36, long, "t" * 40, "artifacts", name) for name in (long, other)}
+
+    assert len(keys) == 2
+    for key in keys:
+        assert checked_key(key) == key

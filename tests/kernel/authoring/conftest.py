@@ -106,7 +106,7 @@ def a_context(port: Port) -> Callable[..., StageContext[Any]]:
     def build(**changes: Any) -> StageContext[Any]:
         identity = BodyIdentity(
             run_id=changes.pop("run_id", "run-1"),
-            workflow_id="albums",
+            workflow_id=changes.pop("workflow_id", "albums"),
             stage_id=changes.pop("stage_id", "resize"),
             stage_name="Resize",
             stage_number=1,

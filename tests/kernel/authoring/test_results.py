@@ -44,6 +44,21 @@ def test_a_metric_without_a_name_is_refused() -> None:
         StageResult(1, metrics={"": 1.0})
 
 
+@pytest.mark.parametrize("name", ["a\0", "a\nb", "\ud800", "x" * 201])
+def test_a_name_that_no_history_can_keep_is_refused_where_it_is_given(name) -> None:
+    with pytest.raises(ValueError, match=r"StageResult.artifacts must have names of at most 200 characters"):
+        StageResult(1, artifacts={name: b""})
+    with pytest.raises(ValueError, match=r"Ready.metrics must have names of at most 200 characters"):
+        Ready(1, metrics={name: 1})
+
+
+def test_more_artifacts_than_a_history_should_name_are_refused() -> None:
+    assert len(StageResult(1, artifacts={str(n): b"" for n in range(1000)}).artifacts) == 1000
+
+    with pytest.raises(ValueError, match=r"1001 entries.*ctx\.storage"):
+        StageResult(1, artifacts={str(n): b"" for n in range(1001)})
+
+
 def test_an_artifact_without_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"StageResult.artifacts must have names"):
         StageResult(1, artifacts={"": b"x"})

@@ -5,6 +5,7 @@ import math
 import pytest
 from pydantic import BaseModel
 
+from adapters.blob_keys import checked_key
 from kernel import BlobNotFound, InvalidCommand, InvalidInput, PayloadRefused
 
 
@@ -88,7 +89,9 @@ def test_a_deleted_value_is_gone(a_context, finish) -> None:
         finish(storage.get("k"))
 
 
-@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../other", "a/./b", "a\n", "a\0", "x" * 513, 3, None])
+@pytest.mark.parametrize(
+    "key", ["", "/a", "a/", "a//b", "../other", "a/./b", "a\n", "a\0", "x" * 401, "漢" * 134, 3, None]
+)
 def test_a_key_that_could_leave_its_place_is_refused(a_context, port, finish, key) -> None:
     with pytest.raises(InvalidCommand, match="Storage key"):
         finish(a_context().storage.put(key, 1))
@@ -100,3 +103,13 @@ def test_a_key_that_could_leave_its_place_is_refused(a_context, port, finish, ke
 def test_a_value_that_cannot_be_kept_is_refused(a_context, finish, value) -> None:
     with pytest.raises(PayloadRefused, match='Storage value "k"'):
         finish(a_context().storage.put("k", value))
+
+
+def test_the_longest_key_of_the_longest_ids_can_be_stored(a_context, port, finish) -> None:
+    context = a_context(stage_id="漢" * 200, workflow_id="w" * 200, run_id="r" * 36)
+
+    finish(context.storage.put("k" * 400, 1))
+
+    [key] = port.blocking_blobs.data
+    assert checked_key(key) == key
+    assert finish(context.storage.list("k")) == ["k" * 400]
