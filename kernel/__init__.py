@@ -55,6 +55,7 @@ from kernel.commands.transition_run import TransitionRun, TransitionRunResult
 from kernel.commands.unpark_run import UnparkRun, UnparkRunResult
 from kernel.dispatch import Kernel, parse_command
 from kernel.errors import (
+    ArtifactNotFound,
     BlobNotFound,
     Conflict,
     DefinitionChanged,
@@ -97,6 +98,7 @@ __all__ = [
     "AIConfig",
     "Actor",
     "Approval",
+    "ArtifactNotFound",
     "BatchStage",
     "BlobNotFound",
     "BodyCancelled",

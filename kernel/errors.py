@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 __all__ = [
+    "ArtifactNotFound",
     "BlobNotFound",
     "Conflict",
     "DefinitionChanged",
@@ -200,6 +201,21 @@ class OutputNotLoaded(InvalidCommand):
             f'The output of stage "{stage_id}" is stored outside the history and was not loaded for "{asked_by}".',
             field="stage_id",
             hint=f'Declare it: @stage("{asked_by}", dependencies=["{stage_id}"]).',
+        )
+
+
+class ArtifactNotFound(InvalidCommand):
+    """The stage's result has no artifact of this name: it has not completed, was rerun, or never made one."""
+
+    def __init__(self, name: str, *, run_id: str, stage_id: str, known: Iterable[str]) -> None:
+        self.name: str = name
+        self.run_id: str = run_id
+        self.stage_id: str = stage_id
+        self.known: tuple[str, ...] = tuple(known)
+        super().__init__(
+            f'Stage "{stage_id}" of run "{run_id}" has no artifact "{name}".',
+            field="name",
+            hint=f"Its artifacts: {', '.join(self.known) or '(none)'}.",
         )
 
 

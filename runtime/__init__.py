@@ -16,7 +16,7 @@ from kernel import RunCancelled, RunFailed  # noqa: E402 - only now is it certai
 from runtime.app import App  # noqa: E402
 from runtime.client import Client, Page  # noqa: E402
 from runtime.config import Settings  # noqa: E402
-from runtime.info import RunInfo, StageInfo  # noqa: E402
+from runtime.info import ArtifactInfo, RunInfo, StageInfo  # noqa: E402
 from runtime.run_and_wait import run_and_wait  # noqa: E402
 from runtime.run_handle import RunHandle  # noqa: E402
 from runtime.supervisor import Stats, Supervisor  # noqa: E402
@@ -27,6 +27,7 @@ __distribution__ = "leasehold"
 
 __all__ = [
     "App",
+    "ArtifactInfo",
     "Client",
     "Page",
     "RunCancelled",

@@ -21,6 +21,7 @@ from kernel.model.stage import Body, StageState
 from kernel.ports.persistence import HeadRow, LogLine
 
 __all__ = [
+    "ArtifactInfo",
     "FailureInfo",
     "RunInfo",
     "StageInfo",
@@ -42,6 +43,14 @@ class FailureInfo:
     stage_id: str | None
     retryable: bool
     traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactInfo:
+    """Something that a stage kept beside its result: how many bytes, and their SHA-256 in hexadecimal digits."""
+
+    size_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +80,7 @@ class StageInfo:
     output: Any = None
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     steps: tuple[str, ...] = ()
+    artifacts: Mapping[str, ArtifactInfo] = field(default_factory=dict[str, ArtifactInfo])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +285,9 @@ def _stage(stage: StageState, payloads: Mapping[Body, Any], report: LogLine | No
         output=None if stage.output is None else payloads.get(stage.output),
         metrics=stage.metrics,
         steps=tuple(step.name for step in steps),
+        artifacts={
+            name: ArtifactInfo(size_bytes=blob.size_bytes, sha256=blob.digest) for name, blob in stage.artifacts.items()
+        },
     )
 
 
@@ -351,6 +364,9 @@ def _stage_json(stage: StageInfo, *, full: bool) -> dict[str, Any]:
         "output": stage.output,
         "metrics": dict(stage.metrics),
         "steps": list(stage.steps),
+        "artifacts": {
+            name: {"size_bytes": each.size_bytes, "sha256": each.sha256} for name, each in stage.artifacts.items()
+        },
     }
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 import anyio
 from pydantic_core import from_json
 from typing_extensions import TypeVar
 
+from kernel.authoring.schema import Schema
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.commands.cancel_run import CancelRun
@@ -20,11 +21,12 @@ from kernel.commands.poll_suspended_stages import ask_for_looks
 from kernel.commands.rerun_from import RerunFrom, RerunFromResult
 from kernel.commands.unpark_run import UnparkRun
 from kernel.ending import Ending
-from kernel.errors import BlobNotFound, RunCancelled, RunFailed, RunNotFound
+from kernel.errors import BlobNotFound, InvalidOutput, RunCancelled, RunFailed, RunNotFound
 from kernel.events import Event
 from kernel.journal import fetch_payloads, fold_stored, inline_bodies
 from kernel.model.machine import Status
 from kernel.ports.persistence import LogLine
+from runtime.artifacts import read_artifact
 from runtime.info import RunInfo, run_info, wanted_bodies
 from runtime.stream import EventStream, read_events
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["RunHandle"]
 
 O_co = TypeVar("O_co", covariant=True)
+T = TypeVar("T")
 
 
 class RunHandle(Generic[O_co]):
@@ -125,6 +128,25 @@ class RunHandle(Generic[O_co]):
             payloads={body: from_json(data) for body, data in payloads.items()},
             progress=reported,
         )
+
+    @overload
+    async def artifact(self, stage: Stage[Any, Any, Any] | str, name: str) -> bytes: ...
+    @overload
+    async def artifact(self, stage: Stage[Any, Any, Any] | str, name: str, type_: type[T]) -> T: ...
+    async def artifact(
+        self, stage: Stage[Any, Any, Any] | str, name: str, type_: type[Any] | None = None
+    ) -> bytes | Any:
+        """What a stage kept under this name with its result: bytes as they were given, anything else as JSON text.
+
+        With a `type_` the text is read as one. `describe()` names the artifacts of every stage.
+        Raises: RunNotFound, StageNotFound, ArtifactNotFound; InvalidOutput when it is not a `type_`; BlobNotFound when
+        its bytes have been lost.
+        """
+        stage_id = stage if isinstance(stage, str) else stage.id
+        data = await read_artifact(self._client.storage, self._run_id, stage_id, name)
+        if type_ is None:
+            return data
+        return Schema(type_).decode(data, where=f'artifact "{name}" of stage "{stage_id}"', refuse=InvalidOutput)
 
     async def cancel(self, reason: str | None = None) -> bool:
         """Cancel the run; False when it had ended already. Raises: RunNotFound."""

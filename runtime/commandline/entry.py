@@ -14,6 +14,7 @@ from typing import assert_never
 from kernel.errors import EngineError, RunCancelled, RunFailed
 from runtime.commandline.failures import BUG, DONE, INTERRUPTED, report, report_bug, single
 from runtime.commandline.invocation import (
+    Artifacts,
     Bench,
     Cancel,
     Config,
@@ -122,6 +123,10 @@ def _carry_out(invocation: Invocation, screen: Screen) -> int:
             from runtime.commandline.looking import show_logs
 
             return run_async(lambda: show_logs(command, context), settings)
+        case Artifacts():
+            from runtime.commandline.artifacts import show_artifacts
+
+            return run_async(lambda: show_artifacts(command, context), settings)
         case Cancel():
             from runtime.commandline.acting import cancel_run
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 __all__ = [
+    "Artifacts",
     "Bench",
     "Cancel",
     "Command",
@@ -106,6 +107,19 @@ class Logs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Artifacts:
+    """List the artifacts of a run, or of one stage; with a `name`, write that one.
+
+    `output` is the file to write; None stands for standard output.
+    """
+
+    run: str
+    stage: str | None = None
+    name: str | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Cancel one run."""
 
@@ -166,7 +180,22 @@ class Config:
 
 
 Command: TypeAlias = (
-    Up | Demo | Init | Start | Runs | Show | History | Logs | Cancel | Rerun | Poll | Unpark | Migrate | Bench | Config
+    Up
+    | Demo
+    | Init
+    | Start
+    | Runs
+    | Show
+    | History
+    | Logs
+    | Artifacts
+    | Cancel
+    | Rerun
+    | Poll
+    | Unpark
+    | Migrate
+    | Bench
+    | Config
 )
 
 

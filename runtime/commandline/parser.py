@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from kernel.errors import InvalidCommand
 from kernel.model.machine import Status
 from runtime.commandline.invocation import (
+    Artifacts,
     Bench,
     Cancel,
     Command,
@@ -59,6 +60,7 @@ look
   show       everything about one run
   history    its events
   logs       what its stages logged
+  artifacts  what its stages kept beside their results
 
 act
   cancel     cancel a run
@@ -355,6 +357,28 @@ def _logs(parser: argparse.ArgumentParser) -> _Make:
     return lambda known: Logs(**_taken(Logs, known))
 
 
+def _artifacts(parser: argparse.ArgumentParser) -> _Make:
+    """What the stages of a run kept beside their results: a list, or with a STAGE and a NAME the bytes of one."""
+    _add_run(parser)
+    parser.add_argument("stage", metavar="STAGE", nargs="?", help="only those of this stage")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="write this one")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="to this file (default: standard output)")
+    return _made_artifacts
+
+
+def _made_artifacts(known: argparse.Namespace) -> Artifacts:
+    artifacts = Artifacts(**_taken(Artifacts, known))
+    if artifacts.name is None and artifacts.output is not None:
+        raise InvalidCommand("--output takes one artifact.", field="output", hint="Name it: RUN STAGE NAME.")
+    if artifacts.name is not None and artifacts.output is None and known.json:
+        raise InvalidCommand(
+            "An artifact is written as it is, not as JSON.",
+            field="json",
+            hint="Leave out --json, or add --output FILE.",
+        )
+    return artifacts
+
+
 def _cancel(parser: argparse.ArgumentParser) -> _Make:
     """Cancel a run; what executes of it is interrupted, in whatever process."""
     _add_run(parser)
@@ -422,6 +446,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "show": _show,
     "history": _history,
     "logs": _logs,
+    "artifacts": _artifacts,
     "cancel": _cancel,
     "rerun": _rerun,
     "poll": _poll,

@@ -42,6 +42,7 @@ _SIGNS = {
 _PAYLOAD_LENGTH = 2000
 _KEY_CELLS = 60
 _STEPS_MAX = 10
+_ARTIFACTS_CELLS = 200
 
 RUN_COLUMNS = (
     Column("RUN"),
@@ -106,6 +107,8 @@ def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | 
     ]
     if info.stages:
         lines += [(), *stage_lines(info, now, width=width), *_step_lines(info.stages, full=full)]
+    if kept := _artifacts(info):
+        lines += [(), line(Span("artifacts", "dim"), "  ", kept if full else cut(line(kept), _ARTIFACTS_CELLS))]
     if info.error is not None:
         where = f" (stage {info.error.stage_id})" if info.error.stage_id else ""
         lines += [(), line(Span("error", "dim"), "  ", Span(error_text(info.error), "red"), where)]
@@ -116,6 +119,12 @@ def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | 
     if info.status == "COMPLETED":
         lines += [(), line(Span("output", "dim"), "  ", short_json(info.output, _payload_length(full=full)))]
     return lines
+
+
+def _artifacts(info: RunInfo) -> str:
+    """What each stage kept beside its result, by name."""
+    kept = [(stage.id, ", ".join(stage.artifacts)) for stage in info.stages or () if stage.artifacts]
+    return printable("; ".join(f"{stage_id}: {names}" for stage_id, names in kept))
 
 
 def progress_lines(info: RunInfo, now: datetime, *, width: int) -> list[Line]:

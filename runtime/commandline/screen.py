@@ -58,6 +58,17 @@ class Screen:
             self._out.write(text)
             self._out.flush()
 
+    def raw_bytes(self, data: bytes) -> None:
+        """Bytes as they are; to a stream that takes only text, the text that they are."""
+        binary = getattr(self._out, "buffer", None)
+        if binary is None:
+            self.raw(data.decode(errors="replace"))
+            return
+        with self._writing(self._out):
+            self._out.flush()
+            binary.write(data)
+            binary.flush()
+
     def line(self, *parts: Cell) -> None:
         """One line of a result."""
         self._write(self._out, line(*parts))

@@ -27,7 +27,7 @@ from kernel.errors import (
 
 CALLER = (
     "WorkflowNotFound RunNotFound StageNotFound InvalidInput InvalidConfig InvalidOutput InvalidStage InvalidWorkflow "
-    "MissingOutput OutputNotLoaded RunNotRerunnable IdempotencyKeyReused PayloadRefused"
+    "MissingOutput ArtifactNotFound OutputNotLoaded RunNotRerunnable IdempotencyKeyReused PayloadRefused"
 )
 
 

@@ -198,7 +198,7 @@ RUN_KEYS = [
 STAGE_KEYS = [
     "id", "name", "group", "number", "status", "execution", "attempt", "progress", "started_at", "completed_at",
     "duration_s", "next_poll_at", "retry_at", "max_wait_until", "queue", "error", "output", "metrics",
-    "steps",
+    "steps", "artifacts",
 ]
 # fmt: on
 

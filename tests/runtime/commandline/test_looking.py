@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from kernel import (
     NotReady,
     Ready,
     StageContext,
+    StageResult,
     Suspend,
     WorkflowBuilder,
     batch_stage,
@@ -37,12 +39,14 @@ class Person(BaseModel):
 
 
 @stage("greet")
-async def greet(ctx: StageContext[Person]) -> str:
+async def greet(ctx: StageContext[Person]) -> StageResult[str]:
     ctx.log("info", "greeting", who=ctx.input.name)
     ctx.log("warning", "line\x1b[2J two")
     if ctx.input.name == "Nobody":
         raise NonRetryable("there is nobody")
-    return f"Hello, {ctx.input.name}!"
+    return StageResult(
+        f"Hello, {ctx.input.name}!", artifacts={"card.txt": b"Dear Ada", "raw/photo": b"\xff\0", "n": [1]}
+    )
 
 
 hello = WorkflowBuilder("hello", input=Person, output=str).pipe(greet).build()
@@ -223,7 +227,65 @@ def test_a_waiting_run_shows_what_it_waits_for(world: World, command: Command) -
     assert "leasehold up" in for_people
 
 
-@pytest.mark.parametrize("name", ["show", "history", "logs", "cancel", "poll", "unpark"])
+def test_artifacts_are_listed_with_their_sizes(world: World, command: Command) -> None:
+    _, out, _ = command("artifacts", world.completed)
+    _, machine, _ = command("artifacts", world.completed, "greet", "--json")
+    _, shown, _ = command("show", world.completed)
+
+    assert [line.split()[:3] for line in out.splitlines()] == [
+        ["STAGE", "ARTIFACT", "BYTES"],
+        ["greet", "card.txt", "8"],
+        ["greet", "raw/photo", "2"],
+        ["greet", "n", "3"],
+    ]
+    digest = hashlib.sha256(b"Dear Ada").hexdigest()
+    first = {"stage_id": "greet", "name": "card.txt", "size_bytes": 8, "sha256": digest}
+    assert json.loads(machine)["artifacts"][0] == first
+    assert "artifacts  greet: card.txt, raw/photo, n" in shown
+
+
+def test_a_run_without_artifacts_says_so(world: World, command: Command) -> None:
+    assert command("artifacts", world.failed) == (0, "", "No artifacts.\n")
+    assert command("artifacts", world.failed, "--json")[1] == '{"artifacts": []}\n'
+
+
+def test_an_artifact_comes_out_as_it_went_in(world: World, command: Command, tmp_path: Path) -> None:
+    _, text, _ = command("artifacts", world.completed, "greet", "card.txt")
+    _, as_json, _ = command("artifacts", world.completed, "greet", "n")
+    code, out, remark = command("artifacts", world.completed, "greet", "raw/photo", "--output", "photo")
+
+    assert (text, as_json) == ("Dear Ada", "[1]")
+    assert (code, out, remark) == (0, "", "2 bytes written to photo\n")
+    assert (tmp_path / "photo").read_bytes() == b"\xff\0"
+
+
+def test_bytes_that_are_no_text_reach_a_pipe_as_they_are(
+    world: World, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    code = run(["artifacts", world.completed, "greet", "raw/photo", "--database-url", world.url])
+
+    assert (code, capfdbinary.readouterr().out) == (0, b"\xff\0")
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["greet", "nothing"], "Its artifacts: card.txt, raw/photo, n."),
+        (["nobody"], "Its stages: greet."),
+        (["nobody", "n"], "Its stages: greet."),
+        (["greet", "n", "-o", "not/there"], "not/there cannot be written: No such file or directory"),
+    ],
+)
+def test_an_artifact_that_is_not_there_is_said_with_those_that_are(
+    world: World, command: Command, words: list[str], said: str
+) -> None:
+    code, out, err = command("artifacts", world.completed, *words)
+
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+@pytest.mark.parametrize("name", ["show", "history", "logs", "artifacts", "cancel", "poll", "unpark"])
 def test_an_unknown_run_is_said(command: Command, name: str) -> None:
     code, out, err = command(name, "ffffffff")
 

@@ -9,6 +9,7 @@ import pytest
 
 from kernel import InvalidCommand
 from runtime.commandline.invocation import (
+    Artifacts,
     Cancel,
     Config,
     Demo,
@@ -53,6 +54,12 @@ from runtime.commandline.parser import HelpWanted, parse
         ("show --key hello k --full", Show(key=("hello", "k"), full=True)),
         ("history 12345678", History(run="12345678")),
         ("logs 12345678 -f", Logs(run="12345678", follow=True)),
+        ("artifacts 12345678", Artifacts(run="12345678")),
+        ("artifacts 12345678 draw", Artifacts(run="12345678", stage="draw")),
+        (
+            "artifacts 12345678 draw a.png -o b.png",
+            Artifacts(run="12345678", stage="draw", name="a.png", output=Path("b.png")),
+        ),
         ("cancel 12345678 --reason why", Cancel(run="12345678", reason="why")),
         ("rerun 12345678 --from report", Rerun(run="12345678", from_stage="report")),
         (
@@ -118,6 +125,8 @@ def test_a_time_without_a_zone_is_the_wall_clock_of_whoever_types_it() -> None:
         ("start w --input - --config -", ["standard input", "@FILE"]),
         ("show", ["needs one run", "--key WORKFLOW KEY"]),
         ("show 12345678 --key w k", ["needs one run"]),
+        ("artifacts 12345678 draw -o x", ["--output", "RUN STAGE NAME"]),
+        ("artifacts 12345678 draw a.png --json", ["not as JSON", "--output FILE"]),
         ("config --app", ["--app", "expected one argument"]),
     ],
 )
