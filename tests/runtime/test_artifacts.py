@@ -68,9 +68,21 @@ async def long(_ctx: StageContext[None]) -> StageResult[None]:
     return StageResult(None, artifacts={"漢" * 200: b"1"})
 
 
+@stage("remember")
+def remember(ctx: StageContext[None]) -> list[int]:
+    """Count its own executions, once for the stage and once for the run."""
+    counts: list[int] = []
+    for storage in (ctx.storage.blocking, ctx.storage.shared.blocking):
+        count = storage.get("count", int) + 1 if storage.has("count") else 1
+        storage.put("count", count)
+        counts.append(count)
+    return counts
+
+
+remembering = WorkflowBuilder("remembering", input=None, output=list[int]).pipe(remember).build()
 drawing = WorkflowBuilder("drawing", input=None, output=str).pipe(draw).pipe(ask).build()
 naming = WorkflowBuilder(LONG, input=None).pipe(long).build()
-app = App(workflows=[drawing, naming])
+app = App(workflows=[drawing, naming, remembering])
 
 
 @pytest.fixture(params=["memory", "postgres", "bucket"])
@@ -155,6 +167,47 @@ async def test_an_artifact_whose_bytes_are_gone_or_are_others_is_not_returned(in
     await blobs.delete(key)
     with pytest.raises(BlobNotFound):
         await run.artifact(draw, "chart.png")
+
+
+async def test_a_rerun_discards_the_artifacts_of_what_is_done_again_and_keeps_the_others(supervisor: Supervisor):
+    run = await supervisor.start(drawing, None)
+    await run.result(timeout=30)
+    blobs = supervisor.storage.blobs
+    before = set(await blobs.list(f"runs/drawing/{run.id}/"))
+
+    await run.rerun_from(ask)
+    await run.result(timeout=30)
+
+    after = set(await blobs.list(f"runs/drawing/{run.id}/"))
+    assert {key.split("/")[3] for key in before - after} == {"ask"}
+    assert await run.artifact(draw, "chart.png") == PNG
+    assert await run.artifact(ask, "answers") == b"[true]"
+
+
+async def test_an_artifact_that_is_discarded_while_it_is_read_is_read_again(
+    in_memory: Supervisor, monkeypatch: pytest.MonkeyPatch
+):
+    run = await in_memory.start(drawing, None)
+    await run.result(timeout=30)
+    get = in_memory.storage.blobs.get
+
+    async def get_too_late(key: str, /) -> bytes:
+        monkeypatch.setattr(in_memory.storage.blobs, "get", get)
+        await run.rerun_from(draw)
+        await run.result(timeout=30)
+        return await get(key)
+
+    monkeypatch.setattr(in_memory.storage.blobs, "get", get_too_late)
+    assert await run.artifact(draw, "chart.png") == PNG
+
+
+async def test_what_is_in_storage_outlives_a_rerun(supervisor: Supervisor):
+    run = await supervisor.start(remembering, None)
+    assert await run.result(timeout=30) == [1, 1]
+
+    await run.rerun_from(remember)
+
+    assert await run.result(timeout=30) == [2, 2]
 
 
 class Terminal(io.StringIO):
