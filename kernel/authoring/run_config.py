@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, cast, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
 from kernel.authoring.payload_guard import decode_payload
 from kernel.authoring.schema import is_model
@@ -27,10 +28,55 @@ GivenConfig: TypeAlias = Mapping[str | AnyStage, Any]
 
 
 def default_values(model: type[BaseModel]) -> dict[str, Any]:
-    """Field to default as JSON, for those fields of the model that have one; factories are called."""
-    names = {name for name, field in model.model_fields.items() if not field.is_required()}
-    blank = model.model_construct()
-    return blank.model_dump(mode="json", include=names, by_alias=False, round_trip=True, warnings=False)
+    """Field to default as JSON, for those fields of the model that have one; factories are called.
+
+    A default that is computed from other fields is there if those have defaults too.
+    """
+    if any(field.is_required() for field in model.model_fields.values()):
+        return _independent_defaults(model)
+    return _dumped(model.model_construct(), set(model.model_fields))
+
+
+def _independent_defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """The defaults below a merge: without those that are computed from fields which the merge may still change."""
+    fields = model.model_fields.items()
+    known = {
+        name: cast("object", field.get_default(call_default_factory=True))
+        for name, field in fields
+        if not field.is_required() and not _is_computed(field)
+    }
+    # Every field gets something, so that nothing is computed here; only what is known is looked at.
+    blank = model.model_construct(_fields_set=None, **(dict.fromkeys(model.model_fields) | known))
+    return _dumped(blank, set(known), without=_computed_parts(known))
+
+
+def _dumped(blank: BaseModel, names: set[str], *, without: dict[Any, Any] | None = None) -> dict[str, Any]:
+    return blank.model_dump(
+        mode="json", include=names, exclude=without, by_alias=False, round_trip=True, warnings=False
+    )
+
+
+def _is_computed(field: FieldInfo) -> bool:
+    """Whether the default is made from the fields before it."""
+    return bool(field.default_factory_takes_validated_data)
+
+
+def _computed_parts(values: Mapping[Any, object]) -> dict[Any, Any]:
+    """Of models among these values, at any depth, the fields that were computed, in pydantic's form of `exclude`."""
+    parts: dict[Any, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, BaseModel):
+            fields = type(value).model_fields
+            computed = {n: True for n, f in fields.items() if _is_computed(f) and n not in value.model_fields_set}
+            kept = {n: cast("object", getattr(value, n)) for n in fields if n not in computed and hasattr(value, n)}
+            below = {**computed, **_computed_parts(kept)}
+        elif isinstance(value, dict):
+            below = _computed_parts(cast("dict[Any, object]", value))
+        else:
+            continue
+        if below:
+            parts[key] = below
+    return parts
 
 
 def has_fixed_defaults(model: type[BaseModel]) -> bool:
@@ -44,13 +90,26 @@ def has_fixed_defaults(model: type[BaseModel]) -> bool:
 def check_defaults(stage: AnyStage) -> None:
     """Refuse defaults that cannot be stored or do not satisfy their own model. Raises: InvalidStage."""
     schema = stage.schemas.config
-    if schema is None or any(field.is_required() for field in schema.type.model_fields.values()):
+    if schema is None:
         return
+    if issubclass(schema.type, RootModel):
+        raise InvalidStage(stage.id, f"its config {schema.name} is a RootModel, and has no fields that could be merged")
+    if schema.drops_fields:
+        reason = f"its config {schema.name} has fields with exclude=True, so what a caller sets there would be lost"
+        raise InvalidStage(stage.id, reason, hint="Leave exclude out: configuration is stored with the run.")
     try:
-        schema.encode(default_values(schema.type), where=f'stage "{stage.id}"', refuse=InvalidConfig)
+        # Also without a use for it: a default that has no JSON form is a mistake wherever it stands.
+        defaults = default_values(schema.type)
+        if not any(field.is_required() for field in schema.type.model_fields.values()):
+            schema.encode(defaults, where=f'stage "{stage.id}"', refuse=InvalidConfig)
     except EngineError as error:
-        reason = f"the defaults of its config {schema.name} are not usable: {error.message.rstrip('.')}"
-        raise InvalidStage(stage.id, reason) from error
+        raise _unusable(stage, schema.name, error.message) from error
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise _unusable(stage, schema.name, f"one has no JSON form ({error})") from error
+
+
+def _unusable(stage: AnyStage, name: str, problem: str) -> InvalidStage:
+    return InvalidStage(stage.id, f"the defaults of its config {name} are not usable: {problem.rstrip('.')}")
 
 
 def merge_run_config(
@@ -72,7 +131,7 @@ def merge_run_config(
         where = f'stage "{stage.id}"'
         try:
             # Encoded and read again: what is stored is what a recovered run will see.
-            complete = _merge_model(schema.type, default_values(schema.type), values)
+            complete = _merge_model(schema.type, _independent_defaults(schema.type), values)
             merged[stage.id] = decode_payload(schema.encode(complete, where=where, refuse=InvalidConfig))
         except InvalidConfig as refused:
             findings.extend({**finding, "loc": (stage.id, *finding["loc"])} for finding in refused.errors)

@@ -47,13 +47,13 @@ class Schema:
     """A compiled type; immutable, and safe to use from several threads.
 
     `type` is the type as declared, with None for the type of None; `name` is the same in every module and process and
-    takes part in fingerprints.
+    takes part in fingerprints; `drops_fields` says that some fields are excluded from what is written.
 
     Raises: UnusableType when pydantic cannot make a schema of the type. `namespace` holds names that its forward
     references may need.
     """
 
-    __slots__ = ("_nulls_floats", "_to_json", "_validate_json", "_validate_python", "name", "type")
+    __slots__ = ("_nulls_floats", "_to_json", "_validate_json", "_validate_python", "drops_fields", "name", "type")
 
     def __init__(self, annotation: object, *, namespace: Mapping[str, Any] | None = None) -> None:
         self.type: Any = None if annotation is type(None) else annotation
@@ -65,7 +65,10 @@ class Schema:
         kinds = _kinds(adapter.core_schema)
         if kinds & _NO_JSON_FORM:
             raise UnusableType(f"{self.name} has no JSON form")
-        self._nulls_floats = not kinds <= _NEVER_A_FLOAT
+        if _STARS in kinds:
+            raise UnusableType(f"{self.name} holds a secret, which would be stored as stars (take it from a service)")
+        self.drops_fields: bool = _DROPPED in kinds
+        self._nulls_floats = not kinds - {_DROPPED} <= _NEVER_A_FLOAT
 
     def __repr__(self) -> str:
         return f"Schema({self.name})"
@@ -94,8 +97,12 @@ class Schema:
             # A payload is JSON. A strict model takes a date or a tuple from JSON that it refuses from Python's dict.
             try:
                 return self._validate_json(to_json(value), by_alias=True, by_name=True)
-            except (ValidationError, PydanticSerializationError, ValueError, RecursionError):
-                pass  # the first finding is about what the caller really sent
+            except ValidationError as again:
+                # The first findings are about what the caller really sent, unless strictness has added to them.
+                if again.error_count() < found.error_count():
+                    found = again
+            except (PydanticSerializationError, ValueError, RecursionError):
+                pass
         raise _refused(found, where, refuse)
 
     def decode(self, text: bytes, *, where: str, refuse: Refusal) -> Value:
@@ -188,14 +195,19 @@ _NEVER_A_FLOAT = frozenset(
 )
 _NO_JSON_FORM = frozenset(("callable", "generator", "is-subclass", "arguments", "arguments-v3", "call"))
 _OPEN = "(open)"
+_STARS = "(stars)"
+_DROPPED = "(dropped)"
 
 
 def _kinds(core_schema: object) -> frozenset[str]:
-    """The kinds of schemas that a compiled schema consists of, with `_OPEN` where anything may be added or written."""
+    """The kinds of schemas that a compiled schema consists of, with `_OPEN` where anything may be added or written.
+
+    `_STARS` where a secret is written as stars, `_DROPPED` where a field is not written at all.
+    """
     kinds: set[str] = set()
-    pending: list[object] = [core_schema]
+    pending: list[tuple[object, bool]] = [(core_schema, False)]
     while pending:
-        node = pending.pop()
+        node, written_by_user = pending.pop()
         if isinstance(node, Mapping):
             schema = cast("Mapping[str, object]", node)
             kind = schema.get("type")
@@ -203,12 +215,27 @@ def _kinds(core_schema: object) -> frozenset[str]:
                 kinds.add(kind)
                 if "serialization" in schema:
                     kinds.add(_OPEN)  # a custom serialiser may write what it likes
+                    if not _hides_secrets(schema["serialization"]):
+                        written_by_user = True
+                    elif not written_by_user:
+                        kinds.add(_STARS)
+                if schema.get("serialization_exclude"):
+                    kinds.add(_DROPPED)
             if "allow" in (schema.get("extra"), schema.get("extra_behavior"), schema.get("extra_fields_behavior")):
                 kinds.add(_OPEN)
-            pending.extend(child for key, child in schema.items() if key not in ("metadata", "cls", "function"))
+            children = (child for key, child in schema.items() if key not in ("metadata", "cls", "function"))
+            pending.extend((child, written_by_user) for child in children)
         elif isinstance(node, list | tuple):
-            pending.extend(cast("list[object]", node))
+            pending.extend((child, written_by_user) for child in cast("list[object]", node))
     return frozenset(kinds)
+
+
+def _hides_secrets(serialization: object) -> bool:
+    """Whether this is how pydantic writes its own types of secrets."""
+    function = (
+        cast("Mapping[str, object]", serialization).get("function") if isinstance(serialization, Mapping) else None
+    )
+    return getattr(function, "__module__", "") == "pydantic.types" and "secret" in getattr(function, "__name__", "")
 
 
 NONE = Schema(type(None))

@@ -187,7 +187,9 @@ class Stage(Generic[I_contra, O_co, K_co]):
         config = self._explicit.get("config", types.config)
         if config is not None and not is_model(config):
             reason = f"its config is {type_name(config)}, which is not a pydantic model"
-            raise InvalidStage(self.id, reason, hint="Make it a class that inherits from pydantic.BaseModel.")
+            raise InvalidStage(
+                self.id, reason, hint="Make it a class that inherits from pydantic.BaseModel; NoConfig stands for none."
+            )
         schemas = StageSchemas(
             input=self._schema("input", self._explicit.get("input", types.input), scope),
             output=self._schema("output", self._explicit.get("output", types.output), scope),

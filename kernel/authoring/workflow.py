@@ -24,7 +24,7 @@ from kernel.authoring.payload_guard import PAYLOAD_BYTES_MAX
 from kernel.authoring.run_config import GivenConfig, default_values, has_fixed_defaults, merge_run_config
 from kernel.authoring.schema import Schema, Value
 from kernel.authoring.stage import Stage
-from kernel.errors import InvalidConfig, InvalidInput, InvalidOutput, StageNotFound
+from kernel.errors import InvalidConfig, InvalidInput, InvalidOutput, InvalidStage, StageNotFound
 from kernel.model.execution_plan import ExecutionPlan, PlannedGroup, PlannedStage
 
 __all__ = ["Workflow"]
@@ -182,7 +182,7 @@ class Workflow(Generic[I_contra, O_co]):
     def estimate_cost(self, input: I_contra, config: GivenConfig | None = None) -> Decimal:
         """What a run is expected to cost in USD: the sum of what the stages with an estimate say; never negative.
 
-        Raises: InvalidInput, InvalidConfig.
+        Raises: InvalidInput, InvalidConfig; InvalidStage when an estimate is not a finite number.
         """
         run_input = self.input_schema.validate(input, where=f'workflow "{self.id}"', refuse=InvalidInput)
         merged = self.merge_config(config)
@@ -190,7 +190,7 @@ class Workflow(Generic[I_contra, O_co]):
         for stage in self.stages:
             if stage.estimate_function is not None:
                 cost = stage.estimate_function(run_input, self.stage_config(stage.id, merged))
-                total += max(Decimal(str(cost)), Decimal(0))
+                total += max(_as_cost(stage.id, cost), Decimal(0))
         return total
 
     # -- values, from and to JSON -------------------------------------------------------------------------------------
@@ -261,6 +261,16 @@ _NO_CONFIG = NoConfig()
 def _group_text(group: StageGroup) -> str:
     ids = " | ".join(stage.id for stage in group.stages)
     return f"({ids})" if group.parallel else ids
+
+
+def _as_cost(stage_id: str, cost: object) -> Decimal:
+    # bool is an int to Python, but "true USD" is a mistake.
+    if isinstance(cost, int | float | Decimal) and not isinstance(cost, bool):
+        exact = Decimal(str(cost))
+        if exact.is_finite():
+            return exact
+    shown = repr(cost) if isinstance(cost, int | float | Decimal) else type(cost).__name__
+    raise InvalidStage(stage_id, f"its estimate returned {shown}", hint="Return a finite number of USD.")
 
 
 def _plan(groups: Sequence[StageGroup]) -> ExecutionPlan:

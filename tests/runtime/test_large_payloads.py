@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -9,7 +10,20 @@ import pytest
 from pydantic import BaseModel
 
 from adapters.postgres import migrate
-from kernel import OutputNotLoaded, RunFailed, StageContext, WorkflowBuilder, stage
+from kernel import (
+    CheckContext,
+    Failed,
+    NoConfig,
+    NotReady,
+    OutputNotLoaded,
+    RetryPolicy,
+    RunFailed,
+    StageContext,
+    Suspend,
+    WorkflowBuilder,
+    batch_stage,
+    stage,
+)
 from runtime import App, Settings, Supervisor
 
 pytestmark = pytest.mark.anyio
@@ -36,9 +50,27 @@ async def compare(ctx: StageContext[int]) -> str:
     return ctx.require(grow).text
 
 
+@batch_stage("wait", retry=RetryPolicy(initial_interval=timedelta(0)))
+async def wait(ctx: StageContext[None, NoConfig, Text]) -> Suspend[Text] | Text:
+    async def make() -> str:
+        return "s" * LARGE
+
+    if ctx.resume_state is not None:
+        return Text(text=ctx.resume_state.text + "resumed")
+    return Suspend(state=Text(text=await ctx.step("make", make)), poll_interval=timedelta(0))
+
+
+@wait.check
+async def waited(state: Text, _ctx: CheckContext) -> NotReady | Failed:
+    if len(state.text) == LARGE:
+        return NotReady(next_check_in=timedelta(0), state=Text(text=state.text * 2))
+    return Failed("the first batch was lost", retry=True)
+
+
+suspended = WorkflowBuilder("suspended", input=None, output=Text).pipe(wait).build()
 large = WorkflowBuilder("large", input=Text, output=int).pipe(grow).pipe(measure).build()
 undeclared = WorkflowBuilder("undeclared", input=Text, output=str).pipe(grow).pipe(measure).pipe(compare).build()
-app = App(workflows=[large, undeclared])
+app = App(workflows=[large, undeclared, suspended])
 
 
 @pytest.fixture(params=["memory", "postgres", "folder", "bucket"])
@@ -65,6 +97,14 @@ async def test_large_inputs_and_outputs_reach_the_next_stage_and_the_caller(supe
     assert info.stages is not None
     assert len(info.stages[0].output["text"]) == 2 * LARGE
     assert len(await supervisor.storage.blobs.list(f"runs/large/{run.id}/")) == 2
+
+
+async def test_large_steps_and_states_of_suspension_come_back_the_same(supervisor: Supervisor):
+    run = await supervisor.start(suspended, None)
+
+    assert (await run.result(timeout=30)).text == "s" * LARGE * 2 + "resumed"
+    kinds = {key.rpartition("/")[2] for key in await supervisor.storage.blobs.list(f"runs/suspended/{run.id}/")}
+    assert kinds == {"step-0.json", "state.json", "output.json"}
 
 
 async def test_a_large_output_that_was_not_declared_is_not_loaded_and_the_error_says_how(supervisor: Supervisor):

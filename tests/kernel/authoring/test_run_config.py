@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, computed_field, field_serializer
 
 from kernel import (
     AIConfig,
@@ -12,6 +13,7 @@ from kernel import (
     DebugConfig,
     FeatureFlagsConfig,
     InvalidConfig,
+    InvalidStage,
     PayloadRefused,
     StageContext,
     StandardConfig,
@@ -195,6 +197,157 @@ def test_a_default_that_is_made_is_made_for_every_run() -> None:
     workflow = seeded.build()
 
     assert workflow.merge_config(None) != workflow.merge_config(None)
+
+
+class Square(BaseModel):
+    side: int = 2
+    area: int = Field(default_factory=lambda known: known["side"] ** 2)
+
+
+class Tile(BaseModel):
+    side: int
+    area: int = Field(default_factory=lambda known: known["side"] ** 2)
+
+
+def with_config(config: type[BaseModel]) -> Any:
+    made = stage("s", input=type(None), output=int, config=config)(lambda _ctx: 1)
+    return WorkflowBuilder("configured").pipe(made).build()
+
+
+def test_a_default_that_is_computed_follows_the_fields_it_is_computed_from() -> None:
+    workflow = with_config(Square)
+
+    assert workflow.default_config() == {"s": {"side": 2, "area": 4}}
+    assert workflow.merge_config(None) == {"s": {"side": 2, "area": 4}}
+    assert workflow.merge_config({"s": {"side": 3}}) == {"s": {"side": 3, "area": 9}}
+    assert workflow.merge_config({"s": {"area": 5}}) == {"s": {"side": 2, "area": 5}}
+
+
+def test_a_default_that_is_computed_from_a_required_field_waits_for_it() -> None:
+    workflow = with_config(Tile)
+
+    assert workflow.default_config() == {"s": {}}
+    assert workflow.merge_config({"s": {"side": 3}}) == {"s": {"side": 3, "area": 9}}
+    with pytest.raises(InvalidConfig, match=r"s\.side: Field required"):
+        workflow.merge_config(None)
+
+
+def test_a_default_inside_of_defaults_is_computed_anew_when_what_it_follows_is_changed() -> None:
+    class Floor(BaseModel):
+        tile: Square = Square(side=5)
+        fixed: Square = Square(side=5, area=1)
+        named: dict[str, Square] = Field(default={"hall": Square()})
+
+    workflow = with_config(Floor)
+    changed = workflow.merge_config({"s": {"tile": {"side": 6}, "fixed": {"side": 6}, "named": {"hall": {"side": 7}}}})
+
+    assert workflow.default_config()["s"]["tile"] == {"side": 5, "area": 25}
+    assert changed["s"] == {
+        "tile": {"side": 6, "area": 36},
+        "fixed": {"side": 6, "area": 1},
+        "named": {"hall": {"side": 7, "area": 49}},
+    }
+
+
+def test_what_a_model_computes_itself_is_not_stored() -> None:
+    class Sum(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        a: int = 1
+
+        @computed_field
+        def double(self) -> int:
+            return self.a * 2
+
+    workflow = with_config(Sum)
+    stored = workflow.merge_config({"s": {"a": 4}})
+
+    assert stored == {"s": {"a": 4}}
+    assert workflow.stage_config("s", stored).double == 8
+
+
+def test_a_strict_configuration_is_refused_for_what_was_given_alone() -> None:
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        pause: timedelta = timedelta(seconds=5)
+        n: int = 1
+
+    workflow = with_config(Strict)
+
+    assert workflow.merge_config({"s": {"n": 2}}) == {"s": {"pause": "PT5S", "n": 2}}
+    with pytest.raises(InvalidConfig) as refused:
+        workflow.merge_config({"s": {"n": "2"}})
+    assert [finding["loc"] for finding in refused.value.errors] == [("s", "n")]
+
+
+class Excluded(BaseModel):
+    a: int = Field(default=1, exclude=True)
+
+
+class Rooted(RootModel[dict[str, int]]):
+    pass
+
+
+class Binary(BaseModel):
+    data: bytes = b"\xff"
+
+
+class Handle(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    required: int
+    lock: Any = object()
+
+
+class Secretive(BaseModel):
+    keys: list[SecretStr] = []
+
+
+@pytest.mark.parametrize(
+    "config, said",
+    [
+        (Excluded, "exclude=True, so what a caller sets there would be lost"),
+        (Rooted, "RootModel"),
+        (Binary, "one has no JSON form"),
+        (Handle, "one has no JSON form"),
+        (Secretive, "a secret, which would be stored as stars"),
+    ],
+)
+def test_a_configuration_that_would_not_come_back_as_it_was_is_refused_when_the_workflow_is_built(config, said) -> None:
+    with pytest.raises(InvalidStage, match=f'Stage "s".*{said}'):
+        with_config(config)
+
+
+def test_a_secret_whose_model_says_how_it_is_written_is_the_users_choice() -> None:
+    class Open(BaseModel):
+        key: SecretStr = SecretStr("k")
+
+        @field_serializer("key")
+        def shown(self, key: SecretStr) -> str:
+            return key.get_secret_value()
+
+    workflow = with_config(Open)
+
+    assert workflow.stage_config("s", workflow.merge_config({"s": {"key": "x"}})).key == SecretStr("x")
+
+
+def test_presets_can_be_chained_in_any_order_and_combined_with_own_fields() -> None:
+    class One(DebugConfig, AIConfig):
+        chunk: int = 3
+
+    class Two(AIConfig, DebugConfig):
+        chunk: int = 3
+
+    assert (
+        with_config(One).merge_config(None)["s"]
+        == with_config(Two).merge_config(None)["s"]
+        == {
+            "model": "gemini-2.5-flash",
+            "temperature": 0.7,
+            "max_tokens": None,
+            "verbose": False,
+            "dry_run": False,
+            "chunk": 3,
+        }
+    )
 
 
 @pytest.mark.parametrize(

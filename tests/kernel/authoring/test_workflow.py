@@ -263,6 +263,15 @@ def test_an_output_that_is_not_there_is_missing() -> None:
 # -- costs and ids ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), "1.0", None, True, Decimal("NaN")])
+def test_an_estimate_that_is_no_number_is_refused_by_the_name_of_its_stage(cost) -> None:
+    made = stage("s", input=type(None), output=int)(lambda _ctx: 1)
+    made.estimate(lambda _run_input, _config: cost)
+
+    with pytest.raises(InvalidStage, match='Stage "s": its estimate returned'):
+        WorkflowBuilder("costly").pipe(made).build().estimate_cost(None)
+
+
 def test_the_estimate_is_the_sum_over_the_stages_that_have_one() -> None:
     assert albums.estimate_cost(Photo(url="abcd")) == Decimal("1.00")
     assert albums.estimate_cost(Photo(url="abcd"), {develop: Config(price=0.5)}) == Decimal("2.0")
