@@ -144,7 +144,9 @@ def is_model(annotation: object) -> bool:
 def _refused(error: ValidationError, where: str, refuse: Refusal) -> InvalidInput | InvalidOutput | InvalidConfig:
     # Without `input` and `ctx`: a refused value must not travel into logs and answers with its error.
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return refuse(where, cast("Sequence[Mapping[str, Any]]", found))
+    # A default that could not be computed is only ever the consequence of another finding.
+    causes = [finding for finding in found if finding["type"] != "default_factory_not_called"]
+    return refuse(where, cast("Sequence[Mapping[str, Any]]", causes))
 
 
 def _named(where: str, refuse: Refusal) -> str:
