@@ -49,6 +49,7 @@ from kernel.ports.clock import Clock
 from kernel.ports.concurrency import Concurrency, InTurn
 from kernel.ports.executor import Executor
 from kernel.ports.ids import Ids
+from kernel.ports.jobs import JobTransport
 from kernel.ports.journals import Journals
 from kernel.ports.persistence import Persistence
 from kernel.ports.registry import WorkflowRegistry
@@ -74,6 +75,7 @@ class Ports:
     executor: Executor
     limits: Limits
     concurrency: Concurrency
+    jobs: JobTransport | None = None
 
     @property
     def sessions(self) -> Persistence:
@@ -132,6 +134,7 @@ class Kernel:
         journals: Journals | None = None,
         limits: Limits | None = None,
         concurrency: Concurrency | None = None,
+        job_transport: JobTransport | None = None,
     ) -> None:
         self.ports: Ports = Ports(
             store=persistence,
@@ -143,6 +146,7 @@ class Kernel:
             executor=executor,
             limits=limits or Limits(),
             concurrency=concurrency or InTurn(),
+            jobs=job_transport,
         )
         self._scheduler = scheduler
 

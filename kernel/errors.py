@@ -32,6 +32,7 @@ __all__ = [
     "InvalidOutput",
     "InvalidStage",
     "InvalidWorkflow",
+    "JobLost",
     "LeaseLost",
     "MissingOutput",
     "NoDatabase",
@@ -274,6 +275,16 @@ class LeaseLost(Conflict):
         self.session_id: str = session_id
         what = "its lease" if run_id is None else f'run "{run_id}"'
         super().__init__(f'Session "{session_id}" has lost {what}.')
+
+
+class JobLost(Conflict):
+    """The job is not leased under this token any more; whatever its former holder decides changes nothing."""
+
+    def __init__(self, run_id: str, stage_id: str, *, token: str) -> None:
+        self.run_id: str = run_id
+        self.stage_id: str = stage_id
+        self.token: str = token
+        super().__init__(f'The job of stage "{stage_id}" of run "{run_id}" is not leased under token "{token}".')
 
 
 class IdempotencyInProgress(Conflict):

@@ -187,4 +187,5 @@ def append_of(
         lease=lease,
         new=new,
         key=key,
+        jobs=decision.jobs,
     )

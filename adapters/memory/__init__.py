@@ -5,7 +5,7 @@ They refuse what the durable ones refuse, and what they hold is gone with the pr
 
 from adapters.memory.blobs import MemoryBlobStore
 from adapters.memory.ids import SeededIds
-from adapters.memory.persistence import MemoryPersistence
+from adapters.memory.persistence import MemoryJobTransport, MemoryPersistence
 from adapters.memory.scheduler import MemoryScheduler
 
-__all__ = ["MemoryBlobStore", "MemoryPersistence", "MemoryScheduler", "SeededIds"]
+__all__ = ["MemoryBlobStore", "MemoryJobTransport", "MemoryPersistence", "MemoryScheduler", "SeededIds"]

@@ -15,9 +15,10 @@ from types import MappingProxyType
 
 from pydantic_core import from_json
 
+from adapters.memory import jobs
 from adapters.memory.payloads import frozen_json
 from adapters.memory.tables import Key, Run, Tables
-from kernel.errors import Conflict, InvalidCommand, LeaseLost, RunNotFound, StaleVersion, WorkflowNotFound
+from kernel.errors import Conflict, InvalidCommand, JobLost, LeaseLost, RunNotFound, StaleVersion, WorkflowNotFound
 from kernel.model.head import Head
 from kernel.model.ids import RUN_ID_SKEW_MAX, is_run_id, minted_at
 from kernel.ports.persistence import Append, HistoryRow, KeyRecord, KeyTaken
@@ -38,7 +39,9 @@ def write(tables: Tables, append: Append, bodies: Mapping[str, bytes], now: date
     match append.mode:
         case "create":
             return _create(tables, append, bodies, now)
-        case "foreign" | "unpark":
+        case "park" if append.lease is None:
+            return _park_unowned(tables, append, now)
+        case "foreign" | "dispatch" | "unpark":
             return _from_outside(tables, append, bodies, now)
         case "poll" if append.lease is None:
             return _from_outside(tables, append, bodies, now)
@@ -111,21 +114,54 @@ def _from_outside(tables: Tables, append: Append, bodies: Mapping[str, bytes], n
     stale = StaleVersion(append.run_id, expected=append.expected, actual=run.seq)
     if run.seq != append.expected:
         return _refuse(run, append, stale)
-    if append.mode == "foreign":
+    if append.mode == "dispatch":
+        _check_unowned(tables, run, append)
+    try:
+        jobs.check_lease(tables, append.jobs)
+    except JobLost as lost:
+        return _refuse(run, append, lost)
+    if append.mode in ("foreign", "dispatch"):
         _check_key(tables, append.key, now)
+        if append.mode == "dispatch":
+            tables.place(run, owner=None, wake_at=None)
+            run.attention = False
         return _extend(tables, run, append, bodies, now)
     if append.mode == "poll":
         _keep_looks(run, append)
+        runnable = jobs.change(tables, run, append.jobs, now)
         run.updated_at = now
         if run.owner is None and run.parked_reason is None:
             tables.place(run, owner=None, wake_at=None if run.ended else _not_past(append.head.wake_at, now))
-        return _due(run, now)
+        return _due(run, now) or runnable
     if run.parked_reason is None:
         return _refuse(run, append, stale)
     run.parked_reason = run.parked_at = None
     run.updated_at = now
     tables.place(run, owner=None, wake_at=_not_past(append.head.wake_at, now))
     return _due(run, now)
+
+
+def _park_unowned(tables: Tables, append: Append, now: datetime) -> bool:
+    run = tables.runs.get(append.run_id)
+    if run is None:
+        raise RunNotFound(append.run_id)
+    if run.seq != append.expected or run.ended:
+        raise StaleVersion(append.run_id, expected=append.expected, actual=run.seq)
+    if run.parked_reason is None:
+        _check_unowned(tables, run, append)
+        run.parked_reason, run.parked_at = append.parked_reason or "unknown", now
+        run.attention = False
+        run.updated_at = now
+        tables.place(run, owner=None, wake_at=None)
+    return False
+
+
+def _check_unowned(tables: Tables, run: Run, append: Append) -> None:
+    """Nobody may own it but a condemned session, and it must not be parked. Raises: LeaseLost, StaleVersion."""
+    if run.owner is not None and not tables.sessions[run.owner].condemned:
+        raise LeaseLost(append.run_id, session_id=run.owner)
+    if run.parked_reason is not None:
+        raise StaleVersion(append.run_id, expected=append.expected, actual=run.seq)
 
 
 def _extend(tables: Tables, run: Run, append: Append, bodies: Mapping[str, bytes], now: datetime) -> bool:
@@ -148,6 +184,7 @@ def _extend(tables: Tables, run: Run, append: Append, bodies: Mapping[str, bytes
     if append.key is not None:
         expires_at = append.key.expires_at or now + KEY_LIFETIME
         tables.keys[_name(append.key)] = Key(run_id=run.run_id, digest=append.key.digest, expires_at=expires_at)
+    runnable = jobs.change(tables, run, append.jobs, now)
     if run.ended:
         run.parked_reason = run.parked_at = None
         # Whoever executes something of a run that others ended must hear of it, and gives it back then.
@@ -156,10 +193,10 @@ def _extend(tables: Tables, run: Run, append: Append, bodies: Mapping[str, bytes
         return True
     if run.owner is not None:
         run.attention = append.mode == "foreign"
-        return run.attention
+        return run.attention or runnable
     if run.parked_reason is None:
         tables.place(run, owner=None, wake_at=_not_past(append.head.wake_at, now))
-    return _due(run, now)
+    return _due(run, now) or runnable
 
 
 def _keep_looks(run: Run, append: Append) -> None:
@@ -189,7 +226,7 @@ def _refuse(run: Run, append: Append, error: Conflict) -> bool:
     elif append.mode == "unpark":
         landed = run.seq == append.expected and run.owner is None
     else:
-        assert append.lease is not None
+        assert append.lease is not None, "what outsiders do is recognised by its condition"
         landed = run.seq == append.expected and run.owner is None and run.claim == append.lease.claim
         landed = landed and (run.parked_reason is not None) == (append.mode == "park")
     if not landed:

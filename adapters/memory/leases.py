@@ -10,16 +10,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from heapq import nsmallest
 
+from adapters.memory import jobs
 from adapters.memory.scheduler import next_due
-from adapters.memory.tables import Run, Session, Tables, history_of
+from adapters.memory.tables import PRIORITY_STEP, Run, Session, Tables, history_of
 from kernel.errors import LeaseLost, WorkflowNotFound
 from kernel.model.facts import FORMAT
-from kernel.ports.persistence import Beat, Claimed, Lease, SessionInfo, SuspendedRuns
+from kernel.ports.persistence import Beat, Claimed, Lease, SessionInfo, StoredHistory, SuspendedRuns
 
-__all__ = ["beat", "close", "condemn", "hold_suspended", "open_new", "take"]
-
-PRIORITY_STEP = timedelta(seconds=10)
-"""How much waiting one step of priority is worth; the order is then a constant of the run, and nothing starves."""
+__all__ = ["beat", "close", "condemn", "hold_suspended", "look", "open_new", "take"]
 
 DUE_MAX = 100
 """A heartbeat counts runnable runs up to here: more would not change what anybody does."""
@@ -32,6 +30,7 @@ def open_new(
     workflows: Sequence[tuple[str, str]],
     *,
     lease: timedelta,
+    queues: Sequence[str],
     now: datetime,
 ) -> None:
     """Begin a lease. Raises: WorkflowNotFound, for a definition that nobody has registered."""
@@ -45,6 +44,7 @@ def open_new(
         definitions=frozenset(workflows),
         lease=lease,
         expires_at=now + lease,
+        queues=frozenset(queues),
     )
 
 
@@ -75,6 +75,7 @@ def beat(tables: Tables, session_id: str, now: datetime, *, adrift: bool) -> Bea
     if session is None:
         return Beat(alive=False, now=now)
     runnable, next_due_at = _outlook(tables, session, now)
+    jobs_due, jobs_lost, next_job_at = jobs.outlook(tables, session, now)
     return Beat(
         alive=True,
         now=now,
@@ -84,7 +85,20 @@ def beat(tables: Tables, session_id: str, now: datetime, *, adrift: bool) -> Bea
         next_due_at=next_due_at,
         others=sum(other is not session for other in tables.live_sessions(now)),
         next_command_at=next_due(tables, {workflow_id for workflow_id, _ in session.definitions}),
+        jobs_due=jobs_due,
+        jobs_lost=jobs_lost,
+        next_job_at=next_job_at,
     )
+
+
+def look(tables: Tables, definitions: Sequence[tuple[str, str]], limit: int, now: datetime) -> Sequence[StoredHistory]:
+    """What a claim for these definitions would take."""
+    known = frozenset(definitions)
+    orphans = nsmallest(limit, _orphans(tables, known), key=_claiming_order)
+    waiting = _known(tables.waiting.values(), known)
+    ready = (run for run in waiting if run.wake_at is not None and run.wake_at <= now)
+    due = nsmallest(limit - len(orphans), ready, key=_claiming_order)
+    return tuple(history_of(tables, run, now) for run in (*orphans, *due))
 
 
 def take(tables: Tables, session_id: str, limit: int, now: datetime) -> Sequence[Claimed]:
@@ -92,8 +106,8 @@ def take(tables: Tables, session_id: str, limit: int, now: datetime) -> Sequence
     session = tables.find_live(session_id, now)
     if session is None:
         raise LeaseLost(None, session_id=session_id)
-    orphans = nsmallest(limit, _orphans(tables, session), key=_claiming_order)
-    waiting = _known(tables.waiting.values(), session)
+    orphans = nsmallest(limit, _orphans(tables, session.definitions), key=_claiming_order)
+    waiting = _known(tables.waiting.values(), session.definitions)
     ready = (run for run in waiting if run.wake_at is not None and run.wake_at <= now)
     due = nsmallest(limit - len(orphans), ready, key=_claiming_order)
     return tuple(_taken(tables, run, session, now) for run in (*orphans, *due))
@@ -130,9 +144,9 @@ def _taken(tables: Tables, run: Run, session: Session, now: datetime) -> Claimed
 
 def _outlook(tables: Tables, session: Session, now: datetime) -> tuple[int, datetime | None]:
     """How many runs the session could take now, and when the next one falls due."""
-    runnable = sum(1 for _ in _orphans(tables, session))
+    runnable = sum(1 for _ in _orphans(tables, session.definitions))
     next_due_at: datetime | None = None
-    for run in _known(tables.waiting.values(), session):
+    for run in _known(tables.waiting.values(), session.definitions):
         assert run.wake_at is not None
         if run.wake_at <= now:
             runnable += 1
@@ -141,15 +155,15 @@ def _outlook(tables: Tables, session: Session, now: datetime) -> tuple[int, date
     return runnable, next_due_at
 
 
-def _orphans(tables: Tables, session: Session) -> Iterable[Run]:
-    """Runs of condemned sessions that this one knows."""
+def _orphans(tables: Tables, known: frozenset[tuple[str, str]]) -> Iterable[Run]:
+    """Runs of these definitions whose session is condemned."""
     for other in tables.sessions.values():
         if other.condemned and other.runs:
-            yield from _known(other.runs.values(), session)
+            yield from _known(other.runs.values(), known)
 
 
-def _known(runs: Iterable[Run], session: Session) -> Iterable[Run]:
-    return (run for run in runs if run.definition in session.definitions and run.format <= FORMAT)
+def _known(runs: Iterable[Run], known: frozenset[tuple[str, str]]) -> Iterable[Run]:
+    return (run for run in runs if run.definition in known and run.format <= FORMAT)
 
 
 def _claiming_order(run: Run) -> datetime:

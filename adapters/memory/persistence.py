@@ -10,25 +10,26 @@ leases end and runs fall due when it says so. Everybody who waits for hints must
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
 from threading import Lock
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 from anyio import Event, get_current_task
 from anyio.lowlevel import checkpoint
 
 from adapters.log_lines import storable_line
-from adapters.memory import appends, leases, listings, logs, repairs
+from adapters.memory import appends, jobs, leases, listings, logs, repairs
 from adapters.memory.payloads import check_append, check_workflow
 from adapters.memory.scheduler import MemoryScheduler
 from adapters.memory.tables import Tables, head_row, history_of
 from kernel.errors import EngineError, InvalidCommand, RunNotFound
 from kernel.model.head import Head
 from kernel.ports.clock import Clock
+from kernel.ports.jobs import Definition, ExpiredJob, Holder, JobInfo, JobLease, LeasedJob
 from kernel.ports.persistence import (
     Append,
     Beat,
@@ -45,9 +46,15 @@ from kernel.ports.persistence import (
     WorkflowRecord,
 )
 
-__all__ = ["MemoryHeartbeat", "MemoryPersistence"]
+__all__ = ["MemoryHeartbeat", "MemoryJobTransport", "MemoryPersistence"]
 
 T = TypeVar("T")
+
+
+class InTurn(Protocol):
+    """One call of the store: the work is done at once, on its tables and by its clock."""
+
+    async def __call__(self, work: Callable[[Tables, datetime], T], /) -> T: ...
 
 
 class MemoryPersistence:
@@ -75,6 +82,7 @@ class MemoryPersistence:
         self._heard: dict[int, int] = {}
         self._listening: set[Event] = set()
         self.scheduler: MemoryScheduler = MemoryScheduler(self._in_turn)
+        self.jobs: MemoryJobTransport = MemoryJobTransport(self._in_turn)
 
     # -- Appends ------------------------------------------------------------------------------------------------------
 
@@ -156,12 +164,20 @@ class MemoryPersistence:
     # -- Sessions -----------------------------------------------------------------------------------------------------
 
     async def open_session(
-        self, info: SessionInfo, workflows: Sequence[tuple[str, str]], /, *, lease: timedelta | None = None
+        self,
+        info: SessionInfo,
+        workflows: Sequence[tuple[str, str]],
+        /,
+        *,
+        lease: timedelta | None = None,
+        queues: Sequence[str] = (),
     ) -> str:
         session_id = self._session_ids()
         length = self._lease if lease is None else lease
         await self._in_turn(
-            lambda tables, now: leases.open_new(tables, session_id, info, workflows, lease=length, now=now)
+            lambda tables, now: leases.open_new(
+                tables, session_id, info, workflows, lease=length, queues=queues, now=now
+            )
         )
         return session_id
 
@@ -183,6 +199,9 @@ class MemoryPersistence:
 
     async def claim(self, session_id: str, limit: int, /) -> Sequence[Claimed]:
         return await self._in_turn(lambda tables, now: leases.take(tables, session_id, limit, now))
+
+    async def look_due(self, definitions: Sequence[tuple[str, str]], limit: int, /) -> Sequence[StoredHistory]:
+        return await self._in_turn(lambda tables, now: leases.look(tables, definitions, limit, now))
 
     # -- Repairs ------------------------------------------------------------------------------------------------------
 
@@ -280,3 +299,40 @@ class MemoryHeartbeat:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class MemoryJobTransport:
+    """`JobTransport` over the jobs that a store's appends have made; `MemoryPersistence.jobs`."""
+
+    def __init__(self, in_turn: InTurn) -> None:
+        self._in_turn = in_turn
+
+    async def dequeue(
+        self, queues: Sequence[str], definitions: Sequence[Definition], tokens: Sequence[str], /, *, holder: Holder
+    ) -> Sequence[LeasedJob]:
+        return await self._in_turn(
+            lambda tables, now: jobs.dequeue(tables, set(queues), set(definitions), tokens, holder, now)
+        )
+
+    async def take(self, run_id: str, stage_id: str, token: str, /, *, holder: Holder) -> LeasedJob | None:
+        return await self._in_turn(lambda tables, now: jobs.take(tables, run_id, stage_id, token, holder, now))
+
+    async def heartbeat(self, leases: Sequence[JobLease], /, *, lease: timedelta) -> Collection[JobLease]:
+        return await self._in_turn(lambda tables, now: jobs.beat(tables, leases, now, lease=lease))
+
+    async def held_by(self, session_id: str, /) -> Sequence[LeasedJob]:
+        return await self._in_turn(lambda tables, _now: jobs.held_by(tables, session_id))
+
+    async def release(self, lease: JobLease, /, *, delay: timedelta = timedelta(0)) -> bool:
+        return await self._in_turn(lambda tables, now: jobs.release(tables, lease, delay, now))
+
+    async def discard(self, lease: JobLease, /) -> bool:
+        return await self._in_turn(lambda tables, _now: jobs.discard(tables, lease))
+
+    async def take_expired(
+        self, definitions: Sequence[Definition], tokens: Sequence[str], /, *, lease: timedelta
+    ) -> Sequence[ExpiredJob]:
+        return await self._in_turn(lambda tables, now: jobs.take_expired(tables, set(definitions), tokens, lease, now))
+
+    async def jobs_of(self, run_id: str, /) -> Sequence[JobInfo]:
+        return await self._in_turn(lambda tables, _now: jobs.infos(tables, run_id))

@@ -18,7 +18,9 @@ def suspects_in(tables: Tables, *, after: str | None, limit: int, events_max: in
     start = 0 if after is None else bisect_right(tables.newest_last, after)
     idle = [run_id for run_id in tables.newest_last[start:] if _is_idle(tables.runs[run_id])]
     page = idle[:limit]
-    found = [run_id for run_id in page if _is_stuck(tables.runs[run_id]) or tables.runs[run_id].seq > events_max]
+    found = [
+        run_id for run_id in page if _is_stuck(tables, tables.runs[run_id]) or tables.runs[run_id].seq > events_max
+    ]
     return Suspects(run_ids=found, next=page[-1] if len(idle) > limit else None)
 
 
@@ -60,5 +62,7 @@ def _is_idle(run: Run) -> bool:
     return run.owner is None and run.wake_at is None and run.parked_reason is None and run.head.completed_at is None
 
 
-def _is_stuck(run: Run) -> bool:
-    return _is_idle(run) and run.head.phase != "queued"
+def _is_stuck(tables: Tables, run: Run) -> bool:
+    if not _is_idle(run) or run.head.phase == "queued":
+        return False
+    return all(run_id != run.run_id for run_id, _ in tables.jobs)

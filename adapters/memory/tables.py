@@ -28,9 +28,12 @@ from kernel.ports.persistence import (
 )
 from kernel.ports.scheduler import ScheduledCommand
 
-__all__ = ["Key", "Run", "Session", "Tables", "Waiting", "head_row", "history_of"]
+__all__ = ["PRIORITY_STEP", "Job", "Key", "Run", "Session", "Tables", "Waiting", "head_row", "history_of"]
 
 Definition = tuple[str, str]
+
+PRIORITY_STEP = timedelta(seconds=10)
+"""How much waiting one step of priority is worth; the order is then a constant of the run, and nothing starves."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,19 +70,36 @@ class Run:
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """A lease. `runs` are those that it owns, in the order in which it got them."""
+    """A lease. `runs` are those that it owns, in the order in which it got them; `jobs` counts those it has taken."""
 
     session_id: str
     info: SessionInfo
     definitions: frozenset[Definition]
     lease: timedelta
     expires_at: datetime
+    queues: frozenset[str] = frozenset()
     condemned: bool = False
+    jobs: int = 0
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
 
     def live(self, now: datetime) -> bool:
         """Whether the session may still write."""
         return not self.condemned and now < self.expires_at
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """An attempt that is executed from a queue; without a token nobody has taken it."""
+
+    run_id: str
+    stage_id: str
+    queue: str
+    due_at: datetime
+    polls: bool
+    lost: int
+    token: str | None = None
+    session_id: str | None = None
+    lease_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +131,7 @@ class Tables:
     waiting: dict[str, Run] = field(default_factory=dict[str, Run])
     sessions: dict[str, Session] = field(default_factory=dict[str, Session])
     workflows: dict[Definition, WorkflowRecord] = field(default_factory=dict[Definition, WorkflowRecord])
+    jobs: dict[tuple[str, str], Job] = field(default_factory=dict[tuple[str, str], Job])
     keys: dict[tuple[str, str, str], Key] = field(default_factory=dict[tuple[str, str, str], Key])
     logs: dict[str, list[tuple[LogLine, bytes]]] = field(default_factory=dict[str, list[tuple[LogLine, bytes]]])
     log_count: int = 0
@@ -138,7 +159,7 @@ class Tables:
 
     def forget_if_done(self, session: Session) -> None:
         """Delete a condemned session that owns nothing any more."""
-        if session.condemned and not session.runs:
+        if session.condemned and not session.runs and not session.jobs:
             self.sessions.pop(session.session_id, None)
 
     def live_sessions(self, now: datetime) -> Iterator[Session]:

@@ -1,14 +1,16 @@
 """Appends on their way: one `Item` each, and how a batch of them becomes the parameters of one statement.
 
-Three statements carry all modes: `create`; `owned` with release and park; `foreign` with unpark; `poll` goes with
-the owner's when it names a lease, else with the foreign ones. Items of one `Kind`
-may share a batch. The arrays are in the order of run ids.
+Three statements carry all modes: `create`; `owned` with release and park; `foreign` with unpark, dispatch, and the park
+of a run without an owner; `poll` goes with the owner's when it names a lease, else with the foreign ones. Each has a
+second form for appends that change jobs, which go in batches of their own. Items of one `Kind` may share a batch. The
+arrays are in the order of run ids.
 
 Pure: knows the statements' parameters and what their answers mean; waits for nothing and holds no connection.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from asyncio import Future
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from adapters.postgres.payloads import error_text, json_text, mapping_text, plain_text
 from kernel.errors import InvalidCommand, LeaseLost, PayloadRefused, RunNotFound
 from kernel.model.ids import is_run_id
+from kernel.model.jobs import JobChanges
 from kernel.model.machine import ENDED
 from kernel.ports.persistence import PRIORITIES, Append, KeyRecord
 
@@ -28,6 +31,7 @@ __all__ = [
     "Item",
     "Kind",
     "concerns_others",
+    "group_of",
     "item_of",
     "key_columns",
     "parameters",
@@ -43,15 +47,12 @@ _GROUPS: Mapping[str, Group] = {
     "release": "owned",
     "park": "owned",
     "foreign": "foreign",
+    "dispatch": "foreign",
     "unpark": "foreign",
 }
 
 
-def _group_of(append: Append) -> Group:
-    if append.mode == "poll":
-        return "foreign" if append.lease is None else "owned"
-    return _GROUPS[append.mode]
-
+_FOR_JOBS = {"dispatch", "park"}
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -66,6 +67,7 @@ class Kind(NamedTuple):
     session: str | None
     keyed: bool
     format: int
+    jobs: bool = False
 
 
 class Item:
@@ -78,6 +80,7 @@ class Item:
         "bodies",
         "error",
         "events",
+        "jobs",
         "kind",
         "metadata",
         "poll_state",
@@ -97,6 +100,7 @@ class Item:
         self.since: float = since
         self.events: str | None = None
         self.bodies: str | None = None
+        self.jobs: str | None = None
         self.error: str | None = None
         self.metadata: str | None = None
         self.poll_state: str | None = None
@@ -115,9 +119,10 @@ def item_of(append: Append, answer: Future[None], since: float) -> Item:
     Raises: PayloadRefused; InvalidCommand, when a new run's id is malformed; RunNotFound or LeaseLost, when another
     one's is, because no such run can exist.
     """
-    group = _group_of(append)
+    group = group_of(append)
     session = None if append.lease is None or group == "foreign" else append.lease.session_id
-    item = Item(append, Kind(group, session, append.key is not None, append.format), answer, since)
+    jobs = append.jobs is not None or (group == "foreign" and append.mode in _FOR_JOBS)
+    item = Item(append, Kind(group, session, append.key is not None, append.format, jobs), answer, since)
     if not is_run_id(append.run_id):
         raise _malformed(append)
     # It travels within the text of an array, so it must not contain what separates the elements of one.
@@ -135,6 +140,8 @@ def item_of(append: Append, answer: Future[None], since: float) -> Item:
         item.size += len(append.bodies)
     if append.poll_state is not None:
         item.poll_state = json_text(append.poll_state, "Poll state", "poll_state")
+    if append.jobs is not None:
+        item.jobs = _jobs_text(append.jobs)
     if append.head.error is not None:
         item.error = error_text(append.head.error)
     if append.key is not None:
@@ -158,13 +165,35 @@ def item_of(append: Append, answer: Future[None], since: float) -> Item:
     return item
 
 
+def group_of(append: Append) -> Group:
+    """Which statement carries it."""
+    if append.mode in ("poll", "park"):
+        return "foreign" if append.lease is None else "owned"
+    return _GROUPS[append.mode]
+
+
+def _jobs_text(changes: JobChanges) -> str:
+    dropped = [{"stage_id": stage_id} for stage_id in changes.drop]
+    put = [
+        {
+            "stage_id": job.stage_id,
+            "queue": job.queue,
+            "due_at": None if job.due_at is None else job.due_at.isoformat(),
+            "polls": job.polls,
+            "lost": job.lost,
+        }
+        for job in changes.put
+    ]
+    return json.dumps([*dropped, *put])
+
+
 def _check_uuid(text: str, field: str) -> None:
     if _UUID.fullmatch(text) is None:
         raise InvalidCommand(f'"{text}" is no UUID in lower case.', field=field)
 
 
 def _malformed(append: Append) -> Exception:
-    match _group_of(append):
+    match group_of(append):
         case "create":
             return InvalidCommand(
                 f'"{append.run_id}" is no run id.',
@@ -182,11 +211,16 @@ def parameters(kind: Kind, items: Sequence[Item]) -> tuple[object, ...]:
     """The parameters of the kind's statement: scalars first, then one array per column."""
     match kind.group:
         case "create":
-            return (kind.session, kind.format, *_columns(_CREATED, map(_created, items)))
+            values = (kind.session, kind.format, *_columns(_CREATED, map(_created, items)))
         case "owned":
-            return (kind.session, kind.format, *_columns(_OWNED, map(_owned, items)))
+            values = (kind.session, kind.format, *_columns(_OWNED, map(_owned, items)))
         case "foreign":
-            return (kind.format, *_columns(_FOREIGN, map(_foreign, items)))
+            values = (kind.format, *_columns(_FOREIGN, map(_foreign, items)))
+    if not kind.jobs:
+        return values
+    if kind.group != "foreign":
+        return (*values, _free([item.jobs for item in items]))
+    return (*values, *_columns(_FOREIGN_JOBS, map(_foreign_jobs, items)))
 
 
 # The driver encodes an array element by element, which costs more than everything else that happens to an append. So
@@ -330,14 +364,26 @@ def _foreign(item: Item) -> tuple[object, ...]:
     )
 
 
+_FOREIGN_JOBS: tuple[_Column, ...] = (_free, _free, _free, _free)
+
+
+def _foreign_jobs(item: Item) -> tuple[object, ...]:
+    changes = item.append.jobs
+    lease = None if changes is None else changes.lease
+    named = (None, None) if lease is None else (lease.stage_id, lease.token)
+    return (item.jobs, *named, item.append.parked_reason)
+
+
 def concerns_others(item: Item, *, owned: bool) -> bool:
     """Whether somebody may be waiting for what this append did.
 
-    That is a run's end, a change behind an owner's back, or a run that is free and due now. `owned`: it is a foreign
-    append and found an owner.
+    That is a run's end, a change behind an owner's back, or a run that is free and due now; a job that can be taken, or
+    that was withdrawn while somebody may execute it. `owned`: it is a foreign append and found an owner.
     """
     append = item.append
     head = append.head
+    if append.jobs is not None and _jobs_concern_others(append.jobs, append.at):
+        return True
     match append.mode:
         case "foreign" if owned or head.status in ENDED:
             return True
@@ -349,3 +395,8 @@ def concerns_others(item: Item, *, owned: bool) -> bool:
             return False
         case _:
             return head.wake_at is not None and head.wake_at <= append.at
+
+
+def _jobs_concern_others(changes: JobChanges, at: datetime) -> bool:
+    withdrawn = changes.drop and changes.lease is None
+    return bool(withdrawn) or any(job.due_at is None or job.due_at <= at for job in changes.put)

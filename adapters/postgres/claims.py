@@ -18,9 +18,10 @@ from adapters.postgres.connections import Line
 from adapters.postgres.failures import mapped
 from adapters.postgres.reading import histories_of
 from adapters.postgres.statements import Schema, statement
+from adapters.postgres.workflows import WorkflowKeys
 from kernel.errors import LeaseLost
 from kernel.model.facts import FORMAT
-from kernel.ports.persistence import Claimed, Lease, SuspendedRuns
+from kernel.ports.persistence import Claimed, Lease, StoredHistory, SuspendedRuns
 
 __all__ = ["Claims", "Mark", "Marks"]
 
@@ -68,12 +69,14 @@ class Marks:
 class Claims:
     """`kernel.ports.persistence.Claims`."""
 
-    def __init__(self, line: Line, schema: Schema, marks: Marks) -> None:
+    def __init__(self, line: Line, schema: Schema, keys: WorkflowKeys, marks: Marks) -> None:
         self._line = line
+        self._keys = keys
         self._marks = marks
         self._sql_claim = statement("claim", schema)
         self._sql_load = statement("load_runs", schema)
         self._sql_hold = statement("hold_suspended", schema)
+        self._sql_due = statement("due_runs", schema)
 
     async def claim(self, session_id: str, limit: int) -> Sequence[Claimed]:
         if limit < 1:
@@ -105,6 +108,15 @@ class Claims:
                 "find suspended runs", self._sql_hold, ids, versions, limit, hold, FORMAT, repeat=False
             )
         return SuspendedRuns(held=rows[0]["held"], attended=rows[0]["attended"])
+
+    async def look_due(self, definitions: Sequence[tuple[str, str]], limit: int) -> Sequence[StoredHistory]:
+        keys = sorted(set(await self._keys.keys_of(definitions)))
+        with mapped("look for due runs"):
+            rows = await self._line.fetch("look for due runs", self._sql_due, keys, limit, FORMAT)
+            found = [row[0] for row in rows]
+            loaded = await self._line.fetch("load due runs", self._sql_load, found) if found else ()
+        histories = {history.head.run_id: history for history in histories_of(loaded)}
+        return [histories[run_id] for run_id in found if run_id in histories]
 
     async def _take(self, session_id: str, limit: int) -> tuple[int, dict[str, tuple[Lease, str | None]]]:
         mark = self._marks.of(session_id)

@@ -69,7 +69,11 @@ class Committer:
         lanes: int = LANES,
     ) -> None:
         self._target = target
-        self._sql = {group: statement(name, schema) for group, name in STATEMENTS.items()}
+        self._sql = {
+            (group, jobs): statement(name, schema, jobs=jobs)
+            for group, name in STATEMENTS.items()
+            for jobs in (False, True)
+        }
         self._sql_refused = statement("append_refused", schema)
         self._sql_expired = statement("delete_expired_keys", schema)
         self._workflows = workflows
@@ -241,7 +245,7 @@ class Committer:
             self._finish(batch[0], error)
             return True
         try:
-            row = await connection.fetchrow(self._sql[kind.group], *values, timeout=deadline)
+            row = await connection.fetchrow(self._sql[kind.group, kind.jobs], *values, timeout=deadline)
         except DRIVER_ERRORS as error:
             return await self._failed(line, batch, error)
         assert row is not None
@@ -329,7 +333,8 @@ class Committer:
         self._queue.finish(item, error)
         if error is None and concerns_others(item, owned=owned):
             # What an owner appends is news to others only.
-            self._hint(item.append.mode not in ("create", "owned") or item.append.lease is None)
+            outside = item.append.mode not in ("create", "owned") or item.append.lease is None
+            self._hint(outside or item.append.jobs is not None)
         if self._room:
             self._make_room()
         # Who waited behind it may be ready now.

@@ -21,6 +21,7 @@ from adapters.postgres.committer import Committer
 from adapters.postgres.connections import Deadlines, Line, Target
 from adapters.postgres.heartbeat import PostgresHeartbeat
 from adapters.postgres.hints import Hints
+from adapters.postgres.jobs import Jobs, PostgresJobTransport
 from adapters.postgres.joining import Joining
 from adapters.postgres.listings import Listings
 from adapters.postgres.logs import Logs
@@ -127,8 +128,9 @@ class _Store:
         self.histories: Histories = Histories(self.line, schema)
         self.workflows: Workflows = Workflows(self.line, schema)
         self.sessions: Sessions = Sessions(self.line, schema, self.keys, self.marks)
-        self.claims: Claims = Claims(self.line, schema, self.marks)
         self.repairs: Repairs = Repairs(self.line, schema, self.hints.tell)
+        self.claims: Claims = Claims(self.line, schema, self.keys, self.marks)
+        self.jobs: Jobs = Jobs(self.line, schema, self.keys)
         self.listings: Listings = Listings(self.line, schema)
         self.logs: Logs = Logs(self.line, schema)
         self.commands: ScheduledCommands = ScheduledCommands(self.line, schema)
@@ -172,6 +174,7 @@ class PostgresPersistence:
         self._lease = lease
         self.blobs: PostgresBlobStore = PostgresBlobStore(store.blobs, runner)
         self.scheduler: PostgresScheduler = PostgresScheduler(store.commands, runner)
+        self.jobs: PostgresJobTransport = PostgresJobTransport(store.jobs, runner)
         self.clock: DatabaseClock = store.clock
 
     @property
@@ -217,10 +220,16 @@ class PostgresPersistence:
         return await self._call(lambda: self._store.workflows.unpark_workflows(definitions))
 
     async def open_session(
-        self, info: SessionInfo, workflows: Sequence[tuple[str, str]], /, *, lease: timedelta | None = None
+        self,
+        info: SessionInfo,
+        workflows: Sequence[tuple[str, str]],
+        /,
+        *,
+        lease: timedelta | None = None,
+        queues: Sequence[str] = (),
     ) -> str:
         length = self._lease if lease is None else lease
-        return await self._call(lambda: self._store.sessions.open_session(info, workflows, length))
+        return await self._call(lambda: self._store.sessions.open_session(info, workflows, length, queues))
 
     async def renew(self, session_id: str, /) -> Beat:
         return await self._call(lambda: self._store.sessions.renew(session_id))
@@ -263,6 +272,9 @@ class PostgresPersistence:
         self, workflows: Sequence[tuple[str, str]], limit: int, /, *, hold: timedelta
     ) -> SuspendedRuns:
         return await self._call(lambda: self._store.claims.hold_suspended(workflows, limit, hold))
+
+    async def look_due(self, definitions: Sequence[tuple[str, str]], limit: int, /) -> Sequence[StoredHistory]:
+        return await self._call(lambda: self._store.claims.look_due(definitions, limit))
 
     async def list_runs(self, query: RunQuery, /) -> Page:
         return await self._call(lambda: self._store.listings.list_runs(query))

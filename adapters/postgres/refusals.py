@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from adapters.postgres.batches import Item, key_columns
-from kernel.errors import InvalidCommand, LeaseLost, RunNotFound, StaleVersion
+from kernel.errors import InvalidCommand, JobLost, LeaseLost, RunNotFound, StaleVersion
 from kernel.model.ids import RUN_ID_SKEW_MAX, minted_at
-from kernel.ports.persistence import KeyRecord, KeyTaken
+from kernel.model.jobs import JobLease
+from kernel.ports.persistence import Append, KeyRecord, KeyTaken
 
 __all__ = ["Refusal", "Verdict", "judge", "questions"]
 
@@ -28,6 +29,7 @@ def questions(items: Sequence[Item]) -> tuple[object, ...]:
                     item.append.seq,
                     item.kind.session,
                     *key_columns(item.append.key)[:3],
+                    None if (lease := _job_lease(item)) is None else lease.stage_id,
                 )
                 for item in items
             ),
@@ -49,6 +51,7 @@ class Refusal(NamedTuple):
     key_run_id: str | None
     key_digest: str | None
     key_expired: bool | None
+    job_token: str | None
 
 
 class Verdict(NamedTuple):
@@ -119,11 +122,29 @@ def _judge_foreign(item: Item, found: Refusal) -> Verdict:
         return Verdict(error=RunNotFound(append.run_id))
     if found.seq != append.expected:
         return Verdict(error=StaleVersion(append.run_id, expected=append.expected, actual=found.seq))
+    if append.mode in ("dispatch", "park"):
+        return _judge_unowned(append, found)
     if append.mode == "unpark" and not found.parked:
         if found.owner is None:
             return DONE
         return Verdict(error=StaleVersion(append.run_id, expected=append.expected, actual=found.seq))
+    lease = _job_lease(item)
+    if lease is not None and found.job_token != lease.token:
+        return Verdict(error=JobLost(lease.run_id, lease.stage_id, token=lease.token))
     return _judge_key(append.key, found) or AGAIN
+
+
+def _judge_unowned(append: Append, found: Refusal) -> Verdict:
+    if found.owner is not None:
+        return Verdict(error=LeaseLost(append.run_id, session_id=found.owner))
+    if not found.parked:
+        return AGAIN
+    stale = StaleVersion(append.run_id, expected=append.expected, actual=found.seq)
+    return DONE if append.mode == "park" else Verdict(error=stale)
+
+
+def _job_lease(item: Item) -> JobLease | None:
+    return None if item.append.jobs is None else item.append.jobs.lease
 
 
 def _judge_key(key: KeyRecord | None, found: Refusal) -> Verdict | None:

@@ -38,7 +38,9 @@ class Sessions:
         self._sql_condemn = statement("condemn_expired", schema)
         self._sql_beat = statement("heartbeat", schema)
 
-    async def open_session(self, info: SessionInfo, definitions: Sequence[tuple[str, str]], lease: timedelta) -> str:
+    async def open_session(
+        self, info: SessionInfo, definitions: Sequence[tuple[str, str]], lease: timedelta, queues: Sequence[str] = ()
+    ) -> str:
         session_id = str(uuid4())
         keys = sorted(set(await self._keys.keys_of(definitions)))
         described = json.dumps(
@@ -52,7 +54,9 @@ class Sessions:
         with mapped("open a session"):
             await self._line.fetch("tidy up sessions", self._sql_forget)
             # Sent twice it would meet its own id, so a lost answer is an error here, and the row a lease that ends.
-            await self._line.fetch("open a session", self._sql_open, session_id, lease, keys, described, repeat=False)
+            await self._line.fetch(
+                "open a session", self._sql_open, session_id, lease, keys, described, list(queues), repeat=False
+            )
         return session_id
 
     async def renew(self, session_id: str) -> Beat:
@@ -94,4 +98,7 @@ def beat_of(row: Record) -> Beat:
         next_due_at=row["next_due_at"],
         others=row["others"],
         next_command_at=row["next_command_at"],
+        jobs_due=row["jobs_due"],
+        jobs_lost=row["jobs_lost"],
+        next_job_at=row["next_job_at"],
     )

@@ -26,6 +26,10 @@ Schema = NewType("Schema", str)
 _HERE = Path(__file__).parent
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _COMMENT = re.compile(r"^\s*--.*\n|[ \t]+--.*$", re.MULTILINE)
+# What stands in a statement only with or only without jobs; its own braces would end it, so it has none.
+_WITH_JOBS = re.compile(r"\{jobs:([^{}]*)\}")
+_WITHOUT_JOBS = re.compile(r"\{plain:([^{}]*)\}")
+_JOBS_OF = re.compile(r"^\{jobs_of (\w+)\}\n", re.MULTILINE)
 _PLACEHOLDER = re.compile(rf"\b{DEFAULT_SCHEMA}\b")
 
 
@@ -49,12 +53,23 @@ def qualify(sql: str, schema: Schema) -> str:
 
 
 @cache
-def statement(name: str, schema: Schema) -> str:
-    """The statement in `sql/<name>.sql`, for this schema."""
+def statement(name: str, schema: Schema, *, jobs: bool = False) -> str:
+    """The statement in `sql/<name>.sql`, for this schema.
+
+    The statements that append have two forms: most appends change no job, and theirs know nothing of that table.
+    """
     sql = _read(f"sql/{name}.sql")
+    if "{jobs_of" in sql:
+        sql = (_WITHOUT_JOBS if jobs else _WITH_JOBS).sub("", sql)
+        sql = (_WITH_JOBS if jobs else _WITHOUT_JOBS).sub(r"\1", sql)
+        sql = _JOBS_OF.sub(_changing_jobs if jobs else "", sql)
     if "{head}" in sql:
         sql = sql.replace("{head}", _read("sql/head.fragment.sql").rstrip())
     return qualify(sql, schema).strip()
+
+
+def _changing_jobs(place: re.Match[str]) -> str:
+    return _read("sql/jobs.fragment.sql").replace("{source}", place[1])
 
 
 @cache

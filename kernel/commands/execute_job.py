@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic_core import from_json
@@ -24,6 +24,7 @@ from kernel.errors import (
     IdempotencyInProgress,
     InvalidCommand,
     InvalidConfig,
+    JobLost,
     PayloadRefused,
     StageNotFound,
     WorkflowNotFound,
@@ -34,6 +35,7 @@ from kernel.model.consequences import ensure_started, start_stage
 from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.execution_plan import ExecutionPlan
 from kernel.model.facts import CorruptHistory
+from kernel.model.jobs import JobLease, queue_of
 from kernel.model.machine import Status
 from kernel.model.retry import RetryPolicy, delay_of
 from kernel.model.run import RunState
@@ -78,8 +80,9 @@ class ExecuteJobResult:
 class ExecuteJob(Command[ExecuteJobResult]):
     """Execute an attempt of a stage.
 
-    With `token`, the attempt that has been started under it; with `attempt`, the one with this number, if it is due;
-    with neither, the one that is due. An `idempotency_key` asks for one attempt however often it is sent.
+    With `token`, the attempt that has been started under it, or, of a stage that is executed from a queue, a new one
+    under the job that is leased by it; with `attempt`, the one with this number, if it is due; with neither, the one
+    that is due. An `idempotency_key` asks for one attempt however often it is sent.
     """
 
     type: ClassVar[str] = "job.execute"
@@ -143,22 +146,42 @@ def decide_start(state: RunState, command: ExecuteJob, moment: Moment) -> Decisi
     stage = state.stages.get(command.stage_id)
     if stage is None:
         raise StageNotFound(command.stage_id, workflow_id=state.workflow_id, known=state.stages)
+    queue = queue_of(state, stage)
     if command.token is not None:
-        if holds(state, stage.id, command.token):
+        running = holds(state, stage.id, command.token)
+        if queue is None and running:
             return draft.decided(Started(state, command.token))
-        return draft.decided(_ghost(state, stage, "its attempt has been superseded"))
+        if queue is not None and stage.status is Status.PENDING:
+            return _start_job(draft, stage, command, command.token)
+        why = "it is being executed under this token" if running else "its attempt has been superseded"
+        return draft.decided(_ghost(state, stage, why))
     if command.idempotency_key is not None and command.idempotency_key in stage.keys:
         return draft.decided(_replayed(stage, command.idempotency_key))
     if stage.status is Status.COMPLETED:
         return draft.decided(ExecuteJobResult(outcome="completed"))
     reason = _not_startable(state, stage, command, moment.now)
-    if moment.session is not None:
+    if queue is not None:
+        reason = reason or f'it is executed from queue "{queue}", under the token of its job'
+    elif moment.session is not None:
         # Decided by the run's actor, which starts the attempts of its run by itself, and holds them.
         reason = reason or "the run's owner executes it"
     if reason is not None:
         return draft.decided(_ghost(state, stage, reason))
     ensure_started(draft)
     token = start_stage(draft, draft.state.stages[stage.id], key=command.idempotency_key)
+    return draft.decided(Started(draft.state, token))
+
+
+def _start_job(
+    draft: Draft, stage: StageState, command: ExecuteJob, token: str
+) -> Decision[Started | ExecuteJobResult]:
+    """Start the attempt whose job is leased under this token. The store has found it due, by its own clock."""
+    reason = _not_startable(draft.state, stage, command, datetime.max.replace(tzinfo=UTC))
+    if reason is not None:
+        return draft.decided(_ghost(draft.state, stage, reason))
+    draft.lease = JobLease(draft.state.run_id, stage.id, token)
+    ensure_started(draft)
+    start_stage(draft, stage, key=command.idempotency_key, token=token)
     return draft.decided(Started(draft.state, token))
 
 
@@ -207,6 +230,8 @@ def decide_end(
     draft = Draft(state, moment)
     if not holds(state, stage_id, token):
         return draft.decided(_ghost(state, state.stages[stage_id], "its attempt has been superseded"))
+    if queue_of(state, state.stages[stage_id]) is not None:
+        draft.lease = JobLease(state.run_id, stage_id, token)
     end_attempt(draft, stage_id, outcome, policy)
     return draft.decided(_result(draft.state.stages[stage_id], outcome))
 
@@ -232,7 +257,14 @@ async def execute_job(command: ExecuteJob, ports: ExecuteJobPorts) -> ExecuteJob
     the run's driver finds that nobody holds it and records its loss. A completed stage is never executed again.
     Raises: RunNotFound, StageNotFound, WorkflowNotFound, DefinitionChanged, IdempotencyInProgress.
     """
+    try:
+        return await _execute(command, ports)
+    except JobLost as error:
+        # Somebody has found the lease ended. What was to be recorded under it is recorded by nobody.
+        return ExecuteJobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=str(error)))
 
+
+async def _execute(command: ExecuteJob, ports: ExecuteJobPorts) -> ExecuteJobResult:
     def start(state: RunState, moment: Moment) -> Decision[Started | ExecuteJobResult]:
         decision = decide_start(state, command, moment)
         if isinstance(decision.result, Started):

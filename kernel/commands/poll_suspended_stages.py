@@ -24,6 +24,7 @@ from kernel.errors import (
     ErrorInfo,
     InvalidCommand,
     InvalidConfig,
+    JobLost,
     PayloadRefused,
     StageNotFound,
     Unavailable,
@@ -32,6 +33,7 @@ from kernel.journal import append_of
 from kernel.model.attempts import Note
 from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.facts import BlobRef, CorruptHistory
+from kernel.model.jobs import JobLease
 from kernel.model.machine import Status
 from kernel.model.polls import (
     CheckBroken,
@@ -247,8 +249,12 @@ async def ask_for_looks(run_id: str, journals: Journals) -> Sequence[str]:
     return await journals.record(run_id, decide)
 
 
-async def poll_stage(run_id: str, stage_id: str, ports: ExecuteJobPorts) -> Polled | None:
+async def poll_stage(
+    run_id: str, stage_id: str, ports: ExecuteJobPorts, *, lease: JobLease | None = None
+) -> Polled | None:
     """Check one suspended stage now; None when it does not wait (any more), and nothing was recorded.
+
+    `lease` is that of the job under which it is checked, if it is one.
 
     Interrupted, the stage waits as before. Raises: RunNotFound, StageNotFound, WorkflowNotFound, DefinitionChanged.
     """
@@ -284,12 +290,15 @@ async def poll_stage(run_id: str, stage_id: str, ports: ExecuteJobPorts) -> Poll
         draft = Draft(state, moment)
         if not waits(state, stage_id, suspension):
             return draft.decided(None)
+        draft.lease = lease
         what = finding if refusal is None else _refused(refusal)
         end_poll(draft, stage_id, what, policy, checked=suspension, notes=notes)
         return draft.decided(_POLLED[draft.state.stages[stage_id].status])
 
     try:
         return await record_output(ports.journals, run_id, stage_id, workflow, output, decide)
+    except JobLost:
+        return None
     except (BlobNotFound, CorruptHistory, PayloadRefused) as error:
         finding, notes = _refused(error), ()
         return await record_output(ports.journals, run_id, stage_id, workflow, None, decide)

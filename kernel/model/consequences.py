@@ -21,6 +21,7 @@ from kernel.model.facts import (
     StageSkipped,
     StageStarted,
 )
+from kernel.model.jobs import queue_of
 from kernel.model.machine import Status
 from kernel.model.stage import StageState, next_attempt
 
@@ -65,9 +66,12 @@ def ensure_started(draft: Draft) -> None:
         draft.add(RunStarted(owner=draft.moment.session))
 
 
-def start_stage(draft: Draft, stage: StageState, *, key: str | None = None) -> str:
-    """Start the stage's next attempt, asked for under an idempotency key or not, and return its token."""
-    token = draft.next_token()
+def start_stage(draft: Draft, stage: StageState, *, key: str | None = None, token: str | None = None) -> str:
+    """Start the stage's next attempt, asked for under an idempotency key or not, and return its token.
+
+    `token` is that of the job's lease when the attempt is executed from a queue.
+    """
+    token = token or draft.next_token()
     draft.add(
         StageStarted(
             stage_id=stage.id,
@@ -114,7 +118,8 @@ def begin_group(draft: Draft, number: int) -> None:
     for stage in draft.state.in_group(number):
         if not stage.active:
             continue
-        if draft.starts > 0 and stage.plan.queue is None:
+        queue = queue_of(draft.state, stage)
+        if draft.starts > 0 and queue is None:
             draft.starts -= 1
             start_stage(draft, stage)
         else:
@@ -123,7 +128,7 @@ def begin_group(draft: Draft, number: int) -> None:
                     stage_id=stage.id,
                     execution=stage.execution,
                     attempt=next_attempt(stage),
-                    queue=stage.plan.queue,
+                    queue=queue,
                 )
             )
 

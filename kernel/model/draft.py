@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 
 from kernel.model.facts import Fact
 from kernel.model.ids import attempt_token
+from kernel.model.jobs import JobChanges, JobLease, job_changes
 from kernel.model.looks import Look, lay_over
 from kernel.model.run import RunState, evolve
 
@@ -54,7 +55,7 @@ class Decision(Generic[R_co]):
     """What a `decide` function answers: a result, the facts to append and the state after them.
 
     `bodies` are raw JSON payloads under the sequence number of their fact, `looks` by stage what is kept in the head
-    alone. Without facts and looks nothing changes.
+    alone, `jobs` what changes about the run's jobs. Without facts and looks nothing changes.
     """
 
     result: R_co
@@ -62,6 +63,7 @@ class Decision(Generic[R_co]):
     facts: tuple[Fact, ...] = ()
     bodies: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
     looks: Mapping[str, Look] = field(default_factory=dict[str, Look])
+    jobs: JobChanges | None = None
 
     @property
     def changes(self) -> bool:
@@ -70,10 +72,12 @@ class Decision(Generic[R_co]):
 
 
 class Draft:
-    """The facts decided so far and the state that they lead to."""
+    """The facts decided so far and the state that they lead to; `lease` is that of the job whose holder decides."""
 
     def __init__(self, state: RunState, moment: Moment) -> None:
+        self.before: RunState | None = state
         self.state: RunState = state
+        self.lease: JobLease | None = None
         self.moment = moment
         self.starts: int = moment.starts
         self.facts: list[Fact] = []
@@ -84,6 +88,7 @@ class Draft:
     def opening(cls, run_id: str, fact: Fact, moment: Moment, body: bytes | None) -> Draft:
         """The draft of a new run, which begins with its first fact."""
         draft = cls(evolve(None, fact, run_id=run_id, at=moment.now), moment)
+        draft.before = None
         draft.facts.append(fact)
         if body is not None:
             draft.bodies[1] = body
@@ -107,4 +112,12 @@ class Draft:
 
     def decided(self, result: R) -> Decision[R]:
         """Close the draft with this result."""
-        return Decision(result=result, state=self.state, facts=tuple(self.facts), bodies=self.bodies, looks=self.looks)
+        jobs = job_changes(self.before, self.state, self.lease) if self.facts or self.looks else None
+        return Decision(
+            result=result,
+            state=self.state,
+            facts=tuple(self.facts),
+            bodies=self.bodies,
+            looks=self.looks,
+            jobs=jobs,
+        )

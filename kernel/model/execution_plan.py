@@ -49,6 +49,11 @@ class ExecutionPlan:
         """Stage id to stage, in definition order."""
         return {stage.id: stage for group in self.groups for stage in group.stages}
 
+    @cached_property
+    def has_queues(self) -> bool:
+        """Whether attempts of any stage are executed from a queue."""
+        return any(stage.queue is not None for group in self.groups for stage in group.stages)
+
     def group(self, number: int) -> PlannedGroup:
         """The group with this number; groups count from 1."""
         return self.groups[number - 1]

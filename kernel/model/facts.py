@@ -117,19 +117,24 @@ class RunCreated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """Somebody drives the run for the first time: a session, or nobody in particular (`owner` is None)."""
+    """Somebody drives the run for the first time: a session, or nobody in particular (`owner` is None).
+
+    `drive` "jobs": nobody ever owns it, and everything that is due in it is a job.
+    """
 
     owner: str | None = None
+    drive: Literal["jobs"] | None = None
     type: Literal["run.started"] = "run.started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOwnerChanged:
-    """The run was taken over from a session that was condemned."""
+    """The run was taken over from a session that was condemned, or from now on (`drive`) is driven by jobs."""
 
     owner: str
     previous: str | None = None
     cause: str = "condemned"
+    drive: Literal["jobs"] | None = None
     type: Literal["run.owner_changed"] = "run.owner_changed"
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from kernel.model.jobs import queue_of
 from kernel.model.machine import Status
 from kernel.model.plan import due
 from kernel.model.run import RunError, RunState
@@ -63,4 +64,4 @@ def _phase(state: RunState) -> Phase:
         return "running"
     if any(stage.due_at is not None for stage in active):
         return "retrying"
-    return "queued" if active and all(stage.plan.queue is not None for stage in active) else "running"
+    return "queued" if active and all(queue_of(state, stage) is not None for stage in active) else "running"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
+from kernel.model.jobs import queue_of
 from kernel.model.machine import Status
 from kernel.model.run import RunState
 from kernel.model.stage import StageState
@@ -82,7 +83,7 @@ def plan(state: RunState, now: datetime, held: Collection[str]) -> tuple[NextSte
     steps: list[NextStep] = []
     waits: list[datetime] = []
     for stage in active:
-        match _next_of(stage, now, held):
+        match _next_of(state, stage, now, held):
             case WaitUntil(at):
                 waits.append(at)
             case None:
@@ -94,10 +95,10 @@ def plan(state: RunState, now: datetime, held: Collection[str]) -> tuple[NextSte
     return tuple(steps)
 
 
-def _next_of(stage: StageState, now: datetime, held: Collection[str]) -> NextStep | None:
-    if stage.status is Status.SUSPENDED:
+def _next_of(state: RunState, stage: StageState, now: datetime, held: Collection[str]) -> NextStep | None:
+    if stage.status is Status.SUSPENDED and state.drive == "actor":
         return Poll(stage.id) if stage.poll_at <= now else WaitUntil(stage.poll_at)
-    if stage.plan.queue is not None:
+    if queue_of(state, stage) is not None:
         return WaitForJob(stage.id)
     if stage.status is Status.RUNNING:
         assert stage.token is not None
@@ -110,7 +111,7 @@ def due(state: RunState) -> datetime | None:
 
     A moment in the past means now. It never depends on the clock, so that every process computes the same.
     """
-    if state.ended:
+    if state.ended or state.drive == "jobs":
         return None
     if state.status is Status.PENDING:
         return state.run_at or state.created_at

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from kernel.errors import ErrorInfo
 from kernel.model.execution_plan import ExecutionPlan, PlannedGroup
@@ -69,7 +69,7 @@ class RunState:
 
     `stages` has every stage of the plan, in definition order. `group` is the number of the group whose turn it is, 0
     before the first. `owner` is the session that last announced itself as the driver; whether it still is, only the
-    run's head in the store can say.
+    run's head in the store can say. `drive` "jobs": nobody owns the run, and everything due in it is a job.
     """
 
     run_id: str
@@ -91,6 +91,7 @@ class RunState:
     stages: Mapping[str, StageState]
     steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict[str, tuple[Step, ...]])
     owner: str | None = None
+    drive: Literal["actor", "jobs"] = "actor"
     error: RunError | None = None
     cancel_reason: str | None = None
 
@@ -183,11 +184,20 @@ def _recreated(state: RunState, fact: RunCreated, at: datetime) -> RunState:
 
 
 def _started(state: RunState, fact: RunStarted, at: datetime) -> RunState:
-    return replace(state, seq=state.seq + 1, status=_next(state, fact), started_at=at, owner=fact.owner)
+    return replace(
+        state,
+        seq=state.seq + 1,
+        status=_next(state, fact),
+        started_at=at,
+        owner=fact.owner,
+        drive=fact.drive or state.drive,
+    )
 
 
 def _owner_changed(state: RunState, fact: RunOwnerChanged, _at: datetime) -> RunState:
-    return replace(state, seq=state.seq + 1, status=_next(state, fact), owner=fact.owner)
+    return replace(
+        state, seq=state.seq + 1, status=_next(state, fact), owner=fact.owner, drive=fact.drive or state.drive
+    )
 
 
 def _completed(state: RunState, fact: RunCompleted, at: datetime) -> RunState:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from kernel.errors import EngineError
 from kernel.model.head import Head
+from kernel.model.jobs import JobChanges
 from kernel.ports.blobs import BlobStore
 
 __all__ = [
@@ -54,7 +55,7 @@ __all__ = [
     "Workflows",
 ]
 
-Mode = Literal["create", "owned", "foreign", "poll", "release", "park", "unpark"]
+Mode = Literal["create", "owned", "foreign", "dispatch", "poll", "release", "park", "unpark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,9 @@ class Append:
     | owned | seq is `expected`, `lease` holds the run and its session lives | history, head; attention is cleared |
     | foreign | seq is `expected` | history, head; the owner stays; attention if owned, else `wake_at` |
     | poll | as owned with `lease`, else as foreign; no event | head: `poll_state`; without `lease` also `wake_at` |
+    | dispatch | seq is `expected`, not parked, no owner but a condemned one | as foreign; driven by jobs for life |
     | release | as owned, no event | head: no owner, `wake_at` from `head` |
-    | park | as owned, no event | head: no owner, no `wake_at`, `parked_reason` |
+    | park | as owned (without `lease`: as dispatch), no event | head: no owner, no `wake_at`, `parked_reason` |
     | unpark | seq is `expected` and the run is parked, no event | head: `wake_at` from `head`, not parked |
 
     `events` is a JSON array and `bodies` a JSON object of raw payloads (None: no payload); `seq` is the sequence
@@ -133,7 +135,8 @@ class Append:
     replace those of the same name in the head, which keeps them until the run ends.
     A head that has ended has no `wake_at`, and no owner either; but a foreign append that ends an owned run leaves it
     its owner, with attention, who interrupts what it executes and releases the run. A `wake_at` in the past is stored
-    as the database's now. Sending the same append again is safe: `append_id` is recognised.
+    as the database's now. `jobs` changes the run's jobs in the same transaction; with a lease in it, a foreign append
+    is refused unless that job is leased so. Sending the same append again is safe: `append_id` is recognised.
     `kernel.journal.append_of` fills it; what a field may hold is checked in `adapters.postgres.batches.item_of` and
     `adapters.memory.payloads.check_append`.
     """
@@ -153,6 +156,7 @@ class Append:
     new: NewRun | None = None
     key: KeyRecord | None = None
     parked_reason: str | None = None
+    jobs: JobChanges | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +220,7 @@ class Appends(Protocol):
 
         Cancelling the caller does not cancel the append. An unknown outcome is resolved inside, by sending the same
         append again until there is an answer.
-        Raises: StaleVersion, LeaseLost, KeyTaken, RunNotFound (foreign, unpark), PayloadRefused, Unavailable;
+        Raises: StaleVersion, LeaseLost, JobLost, KeyTaken, RunNotFound (foreign, unpark), PayloadRefused, Unavailable;
         InvalidCommand when a new run's id is more than an hour off the database's clock.
         """
         ...
@@ -322,7 +326,9 @@ class Beat:
     store says are owned by this session (filled only when asked for). `due` counts runnable runs without an owner
     (and of condemned owners) of this session's workflows, up to a small bound; `next_due_at` is when the next one
     falls due. `others` counts other live sessions. `next_command_at` is when the next scheduled command that this
-    session's process could dispatch is due, or was (`kernel.ports.scheduler`).
+    session's process could dispatch is due, or was (`kernel.ports.scheduler`). `jobs_due`: a job that this session
+    could take is due; `jobs_lost`: the lease of a job of its workflows has ended; `next_job_at` is when the next job
+    falls due.
     """
 
     alive: bool
@@ -333,6 +339,9 @@ class Beat:
     next_due_at: datetime | None = None
     others: int = 0
     next_command_at: datetime | None = None
+    jobs_due: bool = False
+    jobs_lost: bool = False
+    next_job_at: datetime | None = None
 
 
 class Heartbeat(Protocol):
@@ -355,9 +364,18 @@ class Sessions(Protocol):
     """Leases: a session is one process's right to own runs."""
 
     async def open_session(
-        self, info: SessionInfo, workflows: Sequence[tuple[str, str]], /, *, lease: timedelta
+        self,
+        info: SessionInfo,
+        workflows: Sequence[tuple[str, str]],
+        /,
+        *,
+        lease: timedelta,
+        queues: Sequence[str] = (),
     ) -> str:
-        """Open a session for (workflow id, version) pairs that are registered, and return its id: a fresh UUID."""
+        """Open a session for (workflow id, version) pairs that are registered, and return its id: a fresh UUID.
+
+        `queues` are those that its process serves; its heartbeats tell of their jobs.
+        """
         ...
 
     async def renew(self, session_id: str, /) -> Beat:
@@ -395,6 +413,13 @@ class Claims(Protocol):
         Those of condemned sessions come first, then by `wake_at` less ten seconds for each step of priority. Runs of a
         newer format, parked runs and runs of unknown workflows are left alone.
         Raises: LeaseLost when the session is condemned; Unavailable.
+        """
+        ...
+
+    async def look_due(self, definitions: Sequence[tuple[str, str]], limit: int, /) -> Sequence[StoredHistory]:
+        """Up to `limit` runs that a claim for these workflows would take, without taking them; histories with bodies.
+
+        What is wanted of them is appended on the condition that nobody was faster (`dispatch`). Raises: Unavailable.
         """
         ...
 

@@ -17,12 +17,13 @@ from pydantic import TypeAdapter
 from adapters.system import RandomIds
 from kernel.errors import ErrorInfo
 from kernel.journal import append_of
-from kernel.model.attempts import Completed, Raised, Suspended, end_attempt
-from kernel.model.consequences import advance_run, close_stages
+from kernel.model.attempts import Completed, Outcome, Raised, Suspended, end_attempt, lose_attempt
+from kernel.model.consequences import advance_run, close_stages, start_stage
 from kernel.model.draft import Draft, Moment
 from kernel.model.execution_plan import ExecutionPlan, PlannedGroup, PlannedStage
-from kernel.model.facts import AnnotationCreated, RunCancelled, RunCreated, RunRerun, decode_facts
+from kernel.model.facts import AnnotationCreated, RunCancelled, RunCreated, RunRerun, RunStarted, decode_facts
 from kernel.model.head import head_of
+from kernel.model.jobs import JobLease
 from kernel.model.looks import decode_looks, lay_over
 from kernel.model.machine import Status
 from kernel.model.polls import FoundNotReady, ask_to_look, end_poll
@@ -39,6 +40,23 @@ PLAN = ExecutionPlan(
     groups=tuple(
         PlannedGroup(number=n, stages=(PlannedStage(id=name, name=name.title(), number=n, group=n),))
         for n, name in enumerate(["extract", "report"], start=1)
+    )
+)
+
+
+# Two stages of a queue at the same time, then one of nobody's.
+QUEUED = ExecutionPlan(
+    groups=(
+        PlannedGroup(
+            number=1,
+            stages=tuple(
+                PlannedStage(id=name, name=name, number=n, group=1, queue="gpu")
+                for n, name in enumerate(["left", "right"], start=1)
+            ),
+            parallel=True,
+            on_failure="cancel",
+        ),
+        PlannedGroup(number=2, stages=(PlannedStage(id="report", name="Report", number=3, group=2),)),
     )
 )
 
@@ -106,6 +124,44 @@ def rerunning(draft: Draft) -> None:
     advance_run(draft)
 
 
+def dispatching(draft: Draft) -> None:
+    draft.add(RunStarted(drive="jobs"))
+    advance_run(draft)
+
+
+def scheduling(draft: Draft) -> None:
+    """Begin the run, and leave its first group to whoever serves its queue."""
+    advance_run(draft)
+
+
+def starting_job(lease: JobLease) -> Change:
+    """Start the attempt of a job, in the name of its lease."""
+
+    def change(draft: Draft) -> None:
+        draft.lease = lease
+        start_stage(draft, draft.state.stages[lease.stage_id], token=lease.token)
+
+    return change
+
+
+def ending_job(lease: JobLease, outcome: Outcome | None = None) -> Change:
+    """End the attempt of a job, in the name of its lease; with an output if nothing else is said."""
+
+    def change(draft: Draft) -> None:
+        draft.lease = lease
+        end_attempt(draft, lease.stage_id, outcome or Completed(output=OUTPUT), RetryPolicy())
+
+    return change
+
+
+def losing_job(lease: JobLease) -> Change:
+    def change(draft: Draft) -> None:
+        draft.lease = lease
+        lose_attempt(draft, lease.stage_id, RetryPolicy(), owner=None)
+
+    return change
+
+
 def noting(body: bytes) -> Change:
     """An annotation with this raw JSON as its value."""
     return lambda draft: draft.add(AnnotationCreated(key="note"), body)
@@ -123,6 +179,7 @@ def a_creation(
     minted: datetime | None = None,
     lease: Lease | None = None,
     key: KeyRecord | None = None,
+    plan: ExecutionPlan = PLAN,
     **new: Any,
 ) -> Append:
     """The append that creates a run, of these fields of `NewRun`; `change` adds to its first facts."""
@@ -131,7 +188,7 @@ def a_creation(
         workflow_id=workflow_id,
         workflow_version=version,
         fingerprint=f"print-of-{version}",
-        plan=PLAN,
+        plan=plan,
         priority=new.get("priority", 5),
         run_at=new.get("run_at"),
     )
@@ -168,6 +225,9 @@ class KnownRun:
         """As the owner when a lease is given."""
         return self._changed(change, "poll", lease)
 
+    def dispatch(self) -> Append:
+        return self._changed(dispatching, "dispatch", None)
+
     def release(self, *, lease: Lease | None = None) -> Append:
         return self._unchanged("release", lease or self.lease)
 
@@ -177,6 +237,9 @@ class KnownRun:
 
     def park(self, reason: str, *, lease: Lease | None = None) -> Append:
         return replace(self._unchanged("park", lease or self.lease), parked_reason=reason)
+
+    def park_unowned(self, reason: str) -> Append:
+        return replace(self._unchanged("park", None), parked_reason=reason)
 
     def unpark(self) -> Append:
         return self._unchanged("unpark", None)

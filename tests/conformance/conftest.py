@@ -59,6 +59,13 @@ class BehindMemory:
     def strand(self, run_id: str) -> None:
         self._store._tables.place(self._store._tables.runs[run_id], owner=None, wake_at=None)
 
+    def expire_job(self, run_id: str, stage_id: str) -> None:
+        job = self._store._tables.jobs[run_id, stage_id]
+        job.lease_until = self._clock.now() - timedelta(microseconds=1)
+
+    def age_job(self, run_id: str, stage_id: str, by: timedelta) -> None:
+        self._store._tables.jobs[run_id, stage_id].due_at -= by
+
 
 class BehindPostgres:
     def __init__(self, url: str) -> None:
@@ -77,6 +84,16 @@ class BehindPostgres:
 
     def strand(self, run_id: str) -> None:
         execute(self._url, f"UPDATE leasehold.runs SET owner = NULL, wake_at = NULL WHERE id = '{run_id}'")
+
+    def expire_job(self, run_id: str, stage_id: str) -> None:
+        self._job(run_id, stage_id, "lease_until = clock_timestamp() - interval '1 microsecond'")
+
+    def age_job(self, run_id: str, stage_id: str, by: timedelta) -> None:
+        self._job(run_id, stage_id, f"due_at = due_at - interval '{by.total_seconds()} seconds'")
+
+    def _job(self, run_id: str, stage_id: str, change: str) -> None:
+        where = f"run_id = '{run_id}' AND stage_id = '{stage_id}'"
+        execute(self._url, f"UPDATE leasehold.jobs SET {change} WHERE {where}")
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,12 @@ class Backdoor(Protocol):
     def strand(self, run_id: str, /) -> None:
         """Let nobody own the run, and let it never be due."""
 
+    def expire_job(self, run_id: str, stage_id: str, /) -> None:
+        """Let the time of the job's lease be up."""
+
+    def age_job(self, run_id: str, stage_id: str, by: timedelta, /) -> None:
+        """Let the job have been due for so much longer."""
+
 
 class World:
     """`store` is this process's view and `other` that of another process; `workflow` is known to both and to no other

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import NoneType
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from pydantic_core import to_jsonable_python
@@ -98,6 +98,9 @@ def filled(command: type[Command[Any]]) -> dict[str, Any]:
         if NoneType in get_args(hint):
             hint = next(of for of in get_args(hint) if of is not NoneType)
         kind = get_origin(hint) or hint
+        if kind is Literal:
+            values[name] = get_args(hint)[-1]
+            continue
         assert kind in VALUES, f"say in VALUES what the field {name} of {command.__name__} may be, a {kind}"
         values[name] = VALUES[kind]
     return values

@@ -35,7 +35,7 @@ CALLER = (
     "family, names",
     [
         (InvalidCommand, CALLER),
-        (Conflict, "StaleVersion LeaseLost IdempotencyInProgress"),
+        (Conflict, "StaleVersion LeaseLost JobLost IdempotencyInProgress"),
         (Unavailable, "NoDatabase SchemaOutdated"),
         (EngineError, "InvalidCommand Conflict Unavailable DefinitionChanged BlobNotFound IllegalTransition"),
     ],

@@ -201,6 +201,7 @@ CREATE TABLE leasehold.sessions (
     lease            interval NOT NULL,
     direct           boolean NOT NULL DEFAULT false,
     workflow_keys    integer[] NOT NULL,
+    queues           text[] NOT NULL DEFAULT '{}',
     info             json NOT NULL
 ) WITH (fillfactor = 45, autovacuum_vacuum_threshold = 100, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE leasehold.sessions IS 'One process''s right to own runs; never reused. Condemned: its runs may be taken.';
@@ -220,21 +221,26 @@ WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
 COMMENT ON VIEW leasehold.held_session_locks IS 'Advisory locks of this database with a single key; looked at, never tried, when a process may be dead.';
 
 CREATE TABLE leasehold.jobs (
-    run_id      uuid NOT NULL,
-    stage_id    text NOT NULL,
-    token       text,
-    queue       text NOT NULL,
-    priority    smallint NOT NULL DEFAULT 5,
-    due_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    session     uuid,
-    lease_until timestamptz,
-    progress    json,
+    run_id       uuid NOT NULL,
+    session      uuid,
+    due_at       timestamptz NOT NULL,
+    lease_until  timestamptz,
+    workflow_key integer NOT NULL,
+    lost         integer NOT NULL DEFAULT 0,
+    priority     smallint NOT NULL,
+    polls        boolean NOT NULL DEFAULT false,
+    stage_id     text NOT NULL,
+    queue        text NOT NULL,
+    token        text,
     PRIMARY KEY (run_id, stage_id)
 ) WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02);
-CREATE INDEX jobs_due ON leasehold.jobs (queue, priority, due_at) WHERE lease_until IS NULL AND session IS NULL;
+CREATE INDEX jobs_due ON leasehold.jobs (queue, workflow_key, priority, due_at) WHERE token IS NULL;
 CREATE INDEX jobs_leased ON leasehold.jobs (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX jobs_session ON leasehold.jobs (session) WHERE session IS NOT NULL;
 COMMENT ON TABLE leasehold.jobs IS 'Attempts that are not executed by their run''s own actor, and who leases them.';
+COMMENT ON COLUMN leasehold.jobs.token IS 'That of the lease, and of the attempt that is started under it; null: nobody has taken the job.';
+COMMENT ON COLUMN leasehold.jobs.lease_until IS 'How long the lease lasts when it is not that of a session.';
+COMMENT ON COLUMN leasehold.jobs.polls IS 'The stage is suspended, and its check is to be asked.';
 
 CREATE TABLE leasehold.idempotency_keys (
     command_type text NOT NULL,

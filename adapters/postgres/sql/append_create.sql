@@ -10,14 +10,14 @@ WITH sent AS (
         $14::text::timestamptz[], $15::text::numeric[], $16::text::bigint[], $17::json[],
         $18::text::integer[], $19::text[], $20::text::smallint[], $21::text::timestamptz[], $22::text[], $23::json[],
         $24::text[], $25::json[],
-        $26::text[], $27::text[], $28::text[], $29::text[], $30::text::timestamptz[]
+        $26::text[], $27::text[], $28::text[], $29::text[], $30::text::timestamptz[]{jobs: , $31::json[]}
     ) WITH ORDINALITY AS t (
         run_id, append_id, seq, claim, at, events, bodies,
         status, phase, wake_at, started_at, completed_at, total_cost,
         total_tokens, error,
         workflow_key, fingerprint, priority, run_at, idempotency_key, metadata, root_span_id,
         trace_context,
-        command_type, scope, key, digest, expires_at,
+        command_type, scope, key, digest, expires_at,{jobs: jobs,}
         place
     )
 ), fresh AS MATERIALIZED (
@@ -62,6 +62,7 @@ WITH sent AS (
     INSERT INTO leasehold.history (run_id, append_id, session, at, seq, first_seq, events, bodies)
     SELECT run_id, append_id, $1, at, seq, 1, events, bodies
     FROM admitted
+{jobs_of admitted}
 )
 SELECT array_agg(place::integer - 1) AS done
 FROM admitted

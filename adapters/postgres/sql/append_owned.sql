@@ -11,13 +11,13 @@ WITH sent AS (
         $8::text::text[], $9::text::timestamptz[], $10::json[], $11::json[],
         $12::text::text[], $13::text::text[], $14::text::timestamptz[], $15::text::timestamptz[],
         $16::text::timestamptz[], $17::text::numeric[], $18::text::bigint[], $19::json[],
-        $20::text[], $21::json[]
+        $20::text[], $21::json[]{jobs: , $22::json[]}
     ) WITH ORDINALITY AS t (
         run_id, append_id, expected, seq, claim, mode, at,
         events, bodies,
         status, phase, wake_at, started_at, completed_at, total_cost,
         total_tokens, error,
-        parked_reason, poll_state,
+        parked_reason, poll_state,{jobs: jobs,}
         place
     )
     ORDER BY run_id
@@ -68,12 +68,13 @@ WITH sent AS (
         updated_at = clock_timestamp()
     FROM locked AS l
     WHERE r.ctid = l.version
-    RETURNING l.*
+    RETURNING l.*{jobs: , r.workflow_key, r.priority}
 ), recorded AS (
     INSERT INTO leasehold.history (run_id, append_id, session, at, seq, first_seq, events, bodies)
     SELECT run_id, append_id, $1, at, seq, expected + 1, events, bodies
     FROM moved
     WHERE mode = 'owned'
+{jobs_of moved}
 )
 SELECT array_agg(place::integer - 1) AS done
 FROM moved

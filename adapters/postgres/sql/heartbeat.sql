@@ -1,6 +1,6 @@
 -- Everything periodic of a process, in one statement: renew, condemn, and what is new.
 -- Called by: adapters.postgres.sessions (renew) and adapters.postgres.heartbeat. Index: sessions_pkey, runs_owner,
--- runs_claim, scheduled_commands_due.
+-- runs_claim, scheduled_commands_due, jobs_due, jobs_leased, jobs_session.
 -- $1 the session, $2 whether to list all that it owns, $3 the claims' low-water mark, $4 the bound for counting,
 -- $5 whether this connection holds the session's advisory lock (null: say nothing of it), $6 the newest format known,
 -- $7 whether to look for processes that may be dead.
@@ -8,12 +8,12 @@
 -- The row is locked before its lease is looked at. Otherwise a renewal that waited for somebody's lock would be judged
 -- by the time at which it began to wait, and revive a lease that has ended since.
 WITH own AS MATERIALIZED (
-    SELECT id, lease, condemned_at, lease_expires_at, workflow_keys
+    SELECT id, lease, condemned_at, lease_expires_at, workflow_keys, queues
     FROM leasehold.sessions
     WHERE id = $1
     FOR NO KEY UPDATE
 ), alive AS MATERIALIZED (
-    SELECT id, lease, workflow_keys
+    SELECT id, lease, workflow_keys, queues
     FROM own
     WHERE condemned_at IS NULL AND lease_expires_at > clock_timestamp()
 ), renewed AS (
@@ -122,6 +122,48 @@ SELECT EXISTS (SELECT FROM alive) AS alive,
                LIMIT 1
            ) AS waiting
        ) AS next_command_at,
+       -- Of jobs only whether there are any: whoever hears of one takes as many as it has room for.
+       EXISTS (
+           SELECT
+           FROM alive
+           CROSS JOIN LATERAL unnest(alive.queues) AS q (queue)
+           CROSS JOIN known
+           CROSS JOIN generate_series(0, 9) AS p (priority)
+           CROSS JOIN LATERAL (
+               SELECT
+               FROM leasehold.jobs AS j
+               WHERE j.token IS NULL AND j.queue = q.queue AND j.workflow_key = known.workflow_key
+                 AND j.priority = p.priority AND j.due_at <= statement_timestamp()
+               LIMIT 1
+           ) AS waiting
+       ) AS jobs_due,
+       (
+           SELECT min(upcoming.due_at)
+           FROM alive
+           CROSS JOIN LATERAL unnest(alive.queues) AS q (queue)
+           CROSS JOIN known
+           CROSS JOIN generate_series(0, 9) AS p (priority)
+           CROSS JOIN LATERAL (
+               SELECT j.due_at
+               FROM leasehold.jobs AS j
+               WHERE j.token IS NULL AND j.queue = q.queue AND j.workflow_key = known.workflow_key
+                 AND j.priority = p.priority AND j.due_at > statement_timestamp()
+               ORDER BY j.due_at
+               LIMIT 1
+           ) AS upcoming
+       ) AS next_job_at,
+       EXISTS (
+           SELECT
+           FROM known
+           JOIN leasehold.jobs AS j ON j.workflow_key = known.workflow_key
+           WHERE j.lease_until < statement_timestamp()
+       ) OR EXISTS (
+           SELECT
+           FROM leasehold.sessions AS o
+           CROSS JOIN LATERAL (SELECT j.workflow_key FROM leasehold.jobs AS j WHERE j.session = o.id) AS j
+           JOIN known ON known.workflow_key = j.workflow_key
+           WHERE o.condemned_at IS NOT NULL
+       ) AS jobs_lost,
        (SELECT alive.lease FROM alive) AS lease,
        -- Processes that were there and whose connection is not: dead, most likely. Only who holds a lock can miss it.
        CASE WHEN $7 THEN ARRAY (SELECT a.id::text FROM absent AS a ORDER BY a.id) END AS absent_ids,

@@ -44,6 +44,7 @@ BLOBS = 5_000
 COMMANDS = 5_000
 COMMANDS_DUE = 500
 SCHEDULE_ID = "00000000-0000-4000-8000-000000000001"
+JOBS = SLEEPING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ async def gather(store: PostgresPersistence, connection: asyncpg.Connection, sch
     newcomer = await store.open_session(info, known[1:], lease=LONG)
     samples = await make_samples(home, session, condemned)
     await connection.execute(qualify(copying(samples, await columns(connection, schema)), schema), timeout=60)
+    await connection.execute(qualify(queueing(session, condemned), schema), timeout=60)
     await store.close_session(condemned)
     rows = await connection.fetch(qualify("SELECT id, workflow_key FROM leasehold.workflows ORDER BY id", schema))
     runs = {
@@ -194,6 +196,23 @@ def copying(samples: Mapping[str, str], columns: Mapping[str, list[str]]) -> str
         SELECT 'command ' || n, '{SCHEDULE_ID}', {passed_by_age}, CASE WHEN n % 2 = 0 THEN '{WORKFLOWS[1]}' ELSE '' END,
                '{{}}', CASE WHEN n % 2 = 0 OR n <= {2 * COMMANDS_DUE} THEN 'waiting' ELSE 'failed' END
         FROM generate_series(1, {COMMANDS}) AS n;
+    """
+
+
+def queueing(session: str, condemned: str) -> str:
+    """The statement that gives sleeping runs a job each, half of them due, and waiting ones a job that is taken."""
+    return f"""
+        INSERT INTO leasehold.jobs
+            (run_id, stage_id, workflow_key, priority, queue, due_at, token, session, lease_until)
+        SELECT id, 'extract', 1 + n % {len(WORKFLOWS)}, n / 7 % 10, CASE WHEN n % 3 = 0 THEN 'cpu' ELSE 'gpu' END,
+               clock_timestamp() + CASE WHEN n % 2 = 0 THEN 1 ELSE -1 END * n * interval '1 second', NULL, NULL, NULL
+        FROM made WHERE sort = 'sleeping'
+        UNION ALL
+        SELECT id, 'extract', 1 + n % {len(WORKFLOWS)}, 5, 'gpu', clock_timestamp(), 'token-' || n,
+               CASE WHEN n <= 200 THEN '{session}'::uuid WHEN n > 1950 THEN '{condemned}'::uuid END,
+               CASE WHEN n BETWEEN 201 AND 1900 THEN clock_timestamp() + interval '1 hour'
+                    WHEN n BETWEEN 1901 AND 1950 THEN clock_timestamp() - interval '1 minute' END
+        FROM made WHERE sort = 'waiting';
     """
 
 

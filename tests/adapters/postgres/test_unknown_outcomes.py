@@ -48,7 +48,7 @@ async def prepare(far: PostgresPersistence, home: Home) -> None:
     for line in far._store.committer.lines:
         for item in items:
             connection = await line.connection()
-            sql = far._store.committer._sql[item.kind.group]
+            sql = far._store.committer._sql[item.kind.group, item.kind.jobs]
             row = await connection.fetchrow(sql, *parameters(item.kind, [item]))
             assert row["done"] is None
         await connection.fetch(far._store.committer._sql_refused, *questions(items))

@@ -68,7 +68,12 @@ async def supervisor(
     @asynccontextmanager
     async def storage() -> AsyncGenerator[Storage]:
         yield Storage(
-            persistence=store, blobs=store.blobs, clock=store.clock, ids=RandomIds(), database="the test's schema"
+            persistence=store,
+            jobs=store.jobs,
+            blobs=store.blobs,
+            clock=store.clock,
+            ids=RandomIds(),
+            database="the test's schema",
         )
 
     settings = Settings(database_url=adapter_url)

@@ -104,7 +104,7 @@ def test_a_stage_of_a_queue_is_waited_for_wherever_it_runs() -> None:
     assert (steps(story), due(story.state)) == ((WaitForJob("a"), WaitForJob("b")), None)
     assert head_of(story.state).phase == "queued"
 
-    story.start("a")
+    story.start("a", token="job-a")
 
     assert (steps(story), due(story.state)) == ((WaitForJob("a"), WaitForJob("b")), None)
 

@@ -373,7 +373,7 @@ def take(story: Story, step: object, held: set[str], answers: Iterator[tuple[str
         case WaitForJob(stage_id):
             due_at = story.stage(stage_id).due_at
             story.now = max(story.now, due_at or story.now)
-            story.start(stage_id)
+            story.start(stage_id, token=f"job-{story.appends}")
         case _:
             return False
     held.intersection_update({stage.token for stage in story.state.stages.values() if stage.token is not None})
