@@ -19,6 +19,7 @@ from runtime.config import Settings  # noqa: E402
 from runtime.info import ArtifactInfo, RunInfo, StageInfo  # noqa: E402
 from runtime.run_and_wait import run_and_wait  # noqa: E402
 from runtime.run_handle import RunHandle  # noqa: E402
+from runtime.serverless import JobMessage, JobResult, ServerlessHost  # noqa: E402
 from runtime.supervisor import Stats, Supervisor  # noqa: E402
 
 import_ended()
@@ -29,11 +30,14 @@ __all__ = [
     "App",
     "ArtifactInfo",
     "Client",
+    "JobMessage",
+    "JobResult",
     "Page",
     "RunCancelled",
     "RunFailed",
     "RunHandle",
     "RunInfo",
+    "ServerlessHost",
     "Settings",
     "StageInfo",
     "Stats",

@@ -73,7 +73,13 @@ class Batch:
         if decision.looks:
             self._draft.looks.update(decision.looks)
         self._answers.append((ask, decision.result, None))
-        started = [fact.token for fact in decision.facts if isinstance(fact, StageStarted)]
+        # What is executed from a queue is started and held by whoever took the job.
+        stages = decision.state.plan.stages
+        started = [
+            fact.token
+            for fact in decision.facts
+            if isinstance(fact, StageStarted) and stages[fact.stage_id].queue is None
+        ]
         # A sibling that the end has cancelled is no part of this: its body still executes, and is to be interrupted.
         ended = [before.stages[fact.stage_id].token for fact in decision.facts if isinstance(fact, _ENDS)]
         returned = [token for token in ended if token is not None and token in self._held] if ask.ends_attempt else []

@@ -21,6 +21,7 @@ from kernel.errors import InvalidCommand, NoDatabase
 from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
+from kernel.ports.jobs import JobTransport
 from kernel.ports.persistence import Persistence
 from kernel.ports.scheduler import CommandSchedule
 from runtime.blob_urls import BlobBucket, BlobFolder, blob_place
@@ -65,6 +66,7 @@ class Storage:
     """
 
     persistence: Persistence
+    jobs: JobTransport
     blobs: BlobStore
     clock: Clock
     ids: Ids
@@ -132,6 +134,7 @@ def _memory(settings: Settings) -> Storage:
     return Storage(
         persistence=persistence,
         scheduler=persistence.scheduler,
+        jobs=persistence.jobs,
         blobs=_blobs(settings) or MemoryBlobStore(),
         clock=clock,
         ids=RandomIds(),
@@ -160,6 +163,7 @@ async def _postgres(
         yield Storage(
             persistence=persistence,
             scheduler=persistence.scheduler,
+            jobs=persistence.jobs,
             blobs=_blobs(settings) or persistence.blobs,
             blobs_in_database=settings.blob_url is None,
             clock=persistence.clock,

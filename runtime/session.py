@@ -231,6 +231,9 @@ def _merged(older: Beat, newer: Beat) -> Beat:
         next_due_at=newer.next_due_at,
         others=newer.others,
         next_command_at=newer.next_command_at,
+        jobs_due=newer.jobs_due,
+        jobs_lost=newer.jobs_lost,
+        next_job_at=newer.next_job_at,
     )
 
 

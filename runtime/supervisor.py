@@ -39,6 +39,8 @@ from runtime.bootstrap import Storage
 from runtime.client import Client
 from runtime.config import Settings
 from runtime.executor import LocalExecutor
+from runtime.job_attempt import job_kernel
+from runtime.job_worker import JobWorker
 from runtime.journals import RoutedJournals
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
@@ -140,6 +142,7 @@ class Supervisor(Client):
         self._executor: LocalExecutor | None = None
         self._attempts: Kernel | None = None
         self._scheduled: ScheduledCommands | None = None
+        self._worker: JobWorker | None = None
         self._opened_at = 0.0
         self._ready = anyio.Event()
 
@@ -155,6 +158,7 @@ class Supervisor(Client):
         self._tasks.start_soon(self._serve, "session", self._keep_session)
         self._tasks.start_soon(self._serve, "claims", self._claim_runs)
         self._tasks.start_soon(self._serve, "repairs", self._repair_runs)
+        self._tasks.start_soon(self._serve, "jobs", self._jobs_here.run)
 
     def _make_kernel(self, storage: Storage) -> Kernel:
         self._logbook = LogBook(store=storage.persistence)
@@ -171,6 +175,7 @@ class Supervisor(Client):
         )
         journals, patient = self._make_journals(storage), PatientBlobs(storage.blobs)
         self._attempts = self._kernel_with(storage, journals, self._executor, patient)
+        self._worker = self._make_worker(storage, journals, patient)
         self._host = ActorHost(
             store=storage.persistence,
             blobs=patient,
@@ -189,6 +194,44 @@ class Supervisor(Client):
         )
         return self._kernel_with(storage, journals, self._executor, storage.blobs)
 
+    def _make_worker(self, storage: Storage, journals: Journals, patient: BlobStore) -> JobWorker:
+        assert self._executor is not None
+        kernel = job_kernel(storage, self._registry, self._executor, self._limits(), journals=journals, blobs=patient)
+        queues = self._settings.queues
+        named = {stage.queue for workflow in self.app.workflows for stage in workflow.stages}
+        return JobWorker(
+            self,
+            kernel,
+            storage.jobs,
+            storage.clock,
+            storage.ids,
+            queues=queues,
+            served=not named.isdisjoint(queues),
+            bodies=self._bodies,
+            suspects=self._suspects,
+            idle=self._idled,
+        )
+
+    @property
+    def _jobs_here(self) -> JobWorker:
+        assert self._worker is not None
+        return self._worker
+
+    @property
+    def lease_session(self) -> str | None:
+        """The session on which the leases of jobs rest, while it is trusted."""
+        session = self._session
+        return session.id if session is not None and session.trusted else None
+
+    def hurry(self) -> None:
+        """Have a heartbeat soon."""
+        if self._session is not None:
+            self._session.hurry()
+
+    def _idled(self) -> None:
+        self._mark_busy()
+        self._idle.set()
+
     def _kernel_with(self, storage: Storage, journals: Journals, executor: Executor, blobs: BlobStore) -> Kernel:
         return Kernel(
             persistence=storage.persistence,
@@ -201,6 +244,7 @@ class Supervisor(Client):
             journals=journals,
             limits=self._limits(),
             concurrency=SideBySide(),
+            job_transport=storage.jobs,
         )
 
     def _make_journals(self, storage: Storage) -> Journals:
@@ -217,6 +261,7 @@ class Supervisor(Client):
             self._scheduled = ScheduledCommands(self.kernel, self.storage.scheduler)
             tasks.start_soon(self._serve, "scheduled commands", self._scheduled.run)
         self._actor_tasks = tasks
+        self._jobs_here.spawn_in(tasks)
 
     # -- what the journals need ----------------------------------------------------------------------------------------
 
@@ -311,7 +356,7 @@ class Supervisor(Client):
 
     def _mark_busy(self) -> None:
         if self._session is not None:
-            self._session.set_busy(busy=bool(self._actors))
+            self._session.set_busy(busy=bool(self._actors or self._jobs_here.running))
 
     async def _execute(self, command: ExecuteJob) -> object:
         assert self._attempts is not None
@@ -347,7 +392,9 @@ class Supervisor(Client):
         persistence = self.storage.persistence
         # The lease counts from before it was asked for, as far as we can know.
         asked_at = time.monotonic()
-        session_id = await persistence.open_session(info, self.app.known(), lease=self._settings.lease)
+        session_id = await persistence.open_session(
+            info, self.app.known(), lease=self._settings.lease, queues=self._settings.queues
+        )
         timing = SessionTiming(
             lease=self._settings.lease, renew=self._settings.renew, max_blocked=self._settings.max_blocked
         )
@@ -379,6 +426,7 @@ class Supervisor(Client):
         abandoned = list(self._actors.values())
         for actor in abandoned:
             actor.abandon()
+        self._jobs_here.abandon()
         logger.error("lease.lost", session_id=session.id, actors=len(abandoned))
 
     def _on_beat(self, beat: Beat) -> None:
@@ -389,6 +437,7 @@ class Supervisor(Client):
         self._expect(beat.next_due_at)
         if self._scheduled is not None:
             self._scheduled.expect(beat.next_command_at)
+        self._jobs_here.heard(beat)
         for run_id in beat.attention:
             actor = self._actors.get(run_id)
             if actor is not None:
@@ -416,6 +465,7 @@ class Supervisor(Client):
         super()._hinted(news=news)
         if not news:
             return
+        self._jobs_here.hinted()
         if self._has_room():
             self._want_claim()
         if self._actors and self._session is not None:
@@ -582,18 +632,20 @@ class Supervisor(Client):
             self._scheduled.stop()
         for actor in tuple(self._actors.values()):
             actor.drain()
+        self._jobs_here.drain()
 
     async def _hand_back(self) -> None:
         """Interrupt what still executes, and release every run."""
         self._interrupting = True
         for actor in tuple(self._actors.values()):
             actor.interrupt()
+        self._jobs_here.interrupt()
         with anyio.move_on_after(LEAVE_S, shield=True):
             await self._until_idle()
 
     async def _until_idle(self) -> None:
         # With creations under way: what one has started must be handed back, and not be lost with the session.
-        while self._actors or self._unborn:
+        while self._actors or self._unborn or self._jobs_here.running:
             if self._idle.is_set():
                 # Never replaced while somebody waits for it.
                 self._idle = anyio.Event()
@@ -615,6 +667,8 @@ class Supervisor(Client):
         session, self._session = self._session, None
         for actor in tuple(self._actors.values()):
             actor.abandon()
+        if self._worker is not None:
+            self._worker.abandon()
         if session is not None:
             with anyio.move_on_after(LEAVE_S):
                 try:
@@ -636,7 +690,7 @@ class Supervisor(Client):
             actors=len(self._actors),
             bodies=self._bodies.used,
             bodies_waiting=self._bodies.waiting,
-            jobs_processed=self._jobs,
+            jobs_processed=self._jobs + (0 if self._worker is None else self._worker.processed),
             claims=self._claims,
             abandoned_threads=0 if self._executor is None else self._executor.abandoned_threads,
             uptime_s=anyio.current_time() - self._opened_at,

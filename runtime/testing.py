@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from adapters.memory import MemoryBlobStore, MemoryPersistence
+from adapters.memory import MemoryBlobStore, MemoryJobTransport, MemoryPersistence
 from adapters.system import RandomIds, SystemClock
 from kernel.authoring.context import CheckContext, StageContext
 from kernel.authoring.dataflow import StageGroup
@@ -54,6 +54,7 @@ __all__ = [
     "FakeClock",
     "Finished",
     "InMemoryBlobStore",
+    "MemoryJobTransport",
     "MemoryPersistence",
     "NoopScheduler",
     "check_stage",
@@ -181,6 +182,7 @@ async def _memory(clock: FakeClock) -> AsyncGenerator[Storage]:
     yield Storage(
         persistence=persistence,
         scheduler=persistence.scheduler,
+        jobs=persistence.jobs,
         blobs=MemoryBlobStore(),
         clock=clock,
         ids=RandomIds(),
@@ -215,6 +217,7 @@ def memory_kernel(
         executor=executor,
         scheduler=store.scheduler,
         concurrency=SideBySide(),
+        job_transport=store.jobs,
     )
     executor.kernel = kernel
     return kernel

@@ -35,10 +35,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Up:
-    """Supervise in the foreground, in this process or (`workers`) in several. `supervised`: as which of those."""
+    """Supervise in the foreground, in this process or (`workers`) in several.
+
+    `supervised`: as which of those. `queues`: instead of those of the settings.
+    """
 
     workers: int | None = None
     accept_changes: bool = False
+    queues: tuple[str, ...] | None = None
     supervised: int | None = None
 
 

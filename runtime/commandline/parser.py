@@ -238,6 +238,13 @@ def _status(text: str) -> str:
     return text.upper()
 
 
+def _queues(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f'names are needed, such as default,gpu, not "{text}"')
+    return names
+
+
 def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
@@ -269,6 +276,12 @@ def _up(parser: argparse.ArgumentParser) -> _Make:
     )
     parser.add_argument(
         "--accept-changes", action="store_true", help="go on with runs whose definition changed under their version"
+    )
+    parser.add_argument(
+        "--queues",
+        type=_queues,
+        metavar="Q,Q",
+        help="execute the stages of these queues (default: those of the settings)",
     )
     parser.add_argument("--supervised", type=_number(1), help=argparse.SUPPRESS)
     return lambda known: Up(**_taken(Up, known))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import anyio
@@ -39,6 +40,9 @@ UNRULY_S = 10.0
 
 def serve(command: Up, context: Context) -> int:
     """Execute runs until told to stop; 0 after a drain."""
+    if command.queues is not None:
+        sources = {**context.settings.sources, "queues": "argument"}
+        context = replace(context, settings=replace(context.settings, queues=command.queues, sources=sources))
     settings = context.settings
     fields = {} if command.supervised is None else {"worker": command.supervised}
     configure_logging("json" if context.screen.as_json else settings.log_format, settings.log_level, fields=fields)

@@ -162,7 +162,8 @@ def _environment(settings: Settings, number: int) -> dict[str, str]:
     environment = dict(os.environ)
     for row in SETTINGS:
         if settings.source_of(row.name) == "argument":
-            environment[row.variable] = str(getattr(settings, row.name))
+            value = getattr(settings, row.name)
+            environment[row.variable] = ",".join(settings.queues) if row.name == "queues" else str(value)
     environment["LEASEHOLD_NAME"] = f"{settings.name}-{number}"
     return environment
 

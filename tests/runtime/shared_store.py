@@ -19,7 +19,7 @@ from adapters.memory import MemoryBlobStore, MemoryPersistence
 from adapters.system import RandomIds, SystemClock
 from kernel import Unavailable, Workflow
 from kernel.ports.persistence import Beat, Heartbeat
-from runtime import App, Client, Settings, Supervisor
+from runtime import App, Client, ServerlessHost, Settings, Supervisor
 from runtime.actor import Wait
 from runtime.bootstrap import Storage, open_storage
 
@@ -41,6 +41,10 @@ class SharedStore:
         chosen = self._settings(**settings)
         return Supervisor(_app(app), settings=chosen, services=services, storage=self._opener(chosen), wait=wait)
 
+    def host(self, app: App | Workflow[Any, Any], /, **settings: Any) -> ServerlessHost:
+        chosen = self._settings(**settings)
+        return ServerlessHost(_app(app), settings=chosen, storage=self._opener(chosen))
+
     def client(self, app: App | Workflow[Any, Any], /, **settings: Any) -> Client:
         chosen = self._settings(**settings)
         return Client(_app(app), settings=chosen, storage=self._opener(chosen))
@@ -61,6 +65,7 @@ def in_memory(store: Any = None) -> SharedStore:
     shared = Storage(
         persistence=persistence,
         scheduler=persistence.scheduler if isinstance(persistence, MemoryPersistence) else None,
+        jobs=persistence.jobs,
         blobs=MemoryBlobStore(),
         clock=clock,
         ids=RandomIds(),
@@ -108,6 +113,8 @@ class BreakableStore:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
+        if name == "jobs":
+            return _BreakableJobs(self, method)
         if name == "heartbeat":
             return lambda session_id: _BreakableHeartbeat(self, method(session_id))
 
@@ -125,6 +132,22 @@ class BreakableStore:
         if self.down:
             self.refused[name] += 1
             raise Unavailable("The store is out of order.")
+
+
+class _BreakableJobs:
+    def __init__(self, store: BreakableStore, jobs: Any) -> None:
+        self._store = store
+        self._jobs = jobs
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._jobs, name)
+
+        async def call(*args: Any, **named: Any) -> Any:
+            await checkpoint()
+            self._store.check(name)
+            return await method(*args, **named)
+
+        return call
 
 
 class _BreakableHeartbeat:

@@ -1,0 +1,131 @@
+"""One job that was taken, done: executed or polled, and whatever goes wrong with it put in order.
+
+Shared by everybody who takes jobs: a supervisor, whose leases rest on its session, and hosts without one, which keep
+theirs by heartbeats. Keeping the lease is their affair, and so is interrupting this when it is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from kernel.commands.execute_job import ExecuteJobResult
+from kernel.commands.reap_stale_leases import settle_job
+from kernel.dispatch import Kernel
+from kernel.errors import Conflict, EngineError, ErrorInfo, Unavailable
+from kernel.job_work import work_job
+from kernel.journal import ForeignJournals
+from kernel.model.ids import attempt_token
+from kernel.parking import park_unowned
+from kernel.payloads import Limits
+from kernel.ports.blobs import BlobStore
+from kernel.ports.executor import Executor
+from kernel.ports.ids import Ids
+from kernel.ports.jobs import JobLease, LeasedJob
+from kernel.ports.journals import Journals
+from kernel.ports.registry import WorkflowRegistry
+from runtime.batch import hand_back
+from runtime.bootstrap import Storage
+from runtime.patience import PatientBlobs, PatientJournals
+from telemetry.logs import EventLogger, get_logger
+
+__all__ = ["attempt_job", "give_up_job", "hand_back_job", "job_kernel", "new_tokens"]
+
+logger: EventLogger = get_logger("leasehold.runtime")
+
+UNDECIDABLE_DELAY = timedelta(seconds=30)
+"""A job that cannot be executed here, and whose run cannot be parked, is tried again after so long."""
+
+
+def job_kernel(
+    storage: Storage,
+    registry: WorkflowRegistry,
+    executor: Executor,
+    limits: Limits,
+    *,
+    journals: Journals | None = None,
+    blobs: BlobStore | None = None,
+) -> Kernel:
+    """The kernel that executes jobs: it waits for a store that is away rather than lose what a body has done."""
+    foreign = journals or ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
+    return Kernel(
+        persistence=storage.persistence,
+        blob_store=blobs or PatientBlobs(storage.blobs),
+        clock=storage.clock,
+        ids=storage.ids,
+        registry=registry,
+        executor=executor,
+        journals=PatientJournals(foreign),
+        limits=limits,
+        job_transport=storage.jobs,
+    )
+
+
+def new_tokens(ids: Ids, count: int) -> list[str]:
+    """Tokens for leases to be taken, each of them new."""
+    seed = ids.append_id()
+    return [attempt_token(seed, number) for number in range(count)]
+
+
+async def attempt_job(job: LeasedJob, kernel: Kernel, *, attempt: int | None = None) -> ExecuteJobResult:
+    """Do what the job stands for; what became of it is recorded when this returns, and the lease is given up.
+
+    Cancelled, the lease is kept, and whoever cancelled says what becomes of it. Raises: Unavailable, when it could not
+    be given up; it ends by itself then.
+    """
+    lease = job.lease
+    try:
+        result = await work_job(job, kernel.ports, kernel.dispatch, attempt=attempt)
+    except Conflict as error:
+        return _ghost(error)
+    except Unavailable:
+        raise
+    except EngineError as error:
+        await _set_aside(lease, error, kernel)
+        return _ghost(error)
+    except Exception as error:
+        logger.exception("job.broken", run_id=lease.run_id, stage_id=lease.stage_id, error=type(error).__name__)
+        await give_up_job(lease, kernel)
+        return ExecuteJobResult(
+            outcome="failed", error=ErrorInfo(type=type(error).__name__, message=str(error)), retryable=True
+        )
+    if result.ghost:
+        # An attempt that runs under this lease is that of a message which was delivered twice.
+        await give_up_job(lease, kernel, spare=True)
+    return result
+
+
+async def give_up_job(lease: JobLease, kernel: Kernel, *, session_id: str | None = None, spare: bool = False) -> None:
+    """See to it that a job that nobody executes is executed by somebody; nothing when the lease is not held."""
+    jobs = kernel.ports.jobs
+    assert jobs is not None
+    await settle_job(lease, jobs, kernel.ports, session_id=session_id, spare=spare)
+
+
+async def hand_back_job(lease: JobLease, kernel: Kernel) -> None:
+    """End an attempt that a drain interrupted without counting it; what had not begun is simply available again."""
+    jobs = kernel.ports.jobs
+    assert jobs is not None
+    await kernel.ports.journals.record(lease.run_id, hand_back(lease.stage_id, lease.token), ends_attempt=True)
+    await jobs.release(lease)
+
+
+async def _set_aside(lease: JobLease, error: EngineError, kernel: Kernel) -> None:
+    """The run cannot be decided here: park it if nobody owns it, so that a human sees it, and free the job."""
+    ports = kernel.ports
+    assert ports.jobs is not None
+    head = (await ports.store.load(lease.run_id, bodies=False)).head
+    parked = await park_unowned(head, error, ports)
+    logger.error(
+        "run.parked" if parked else "job.undecidable",
+        run_id=lease.run_id,
+        stage_id=lease.stage_id,
+        error=type(error).__name__,
+        reason=str(error),
+    )
+    await ports.jobs.release(lease, delay=timedelta(0) if parked else UNDECIDABLE_DELAY)
+
+
+def _ghost(error: EngineError) -> ExecuteJobResult:
+    found = replace(ErrorInfo(type=type(error).__name__, message=str(error)), retryable=True)
+    return ExecuteJobResult(outcome="failed", ghost=True, error=found)

@@ -1,0 +1,328 @@
+"""Executing runs without a process that lives: calls that do one thing and return.
+
+A host opens no session, owns no run and starts no loop. Its maintenance hands due runs over to jobs (they are driven
+by jobs from then on) and sweeps jobs whose holder has died; its other calls take a job, execute it and append what
+follows, which enqueues what comes next. Everything is decided on the stored history and appended on the condition that
+nobody was faster, so any number of processes may do any of it at the same time, beside supervisors or without.
+
+The only thing that goes on during a call is the heartbeat of the job that it executes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, TypeVar
+
+import anyio
+import anyio.abc
+
+from kernel.command import Command
+from kernel.commands.claim_pending_runs import ClaimPendingRuns
+from kernel.commands.execute_job import ExecuteJobResult
+from kernel.commands.reap_stale_leases import ReapStaleLeases
+from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
+from kernel.dispatch import Kernel
+from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
+from kernel.ports.executor import Attempt
+from kernel.ports.jobs import LeasedJob
+from runtime.app import App, ServiceFactory
+from runtime.bootstrap import Storage
+from runtime.client import Client
+from runtime.config import Settings
+from runtime.executor import LocalExecutor
+from runtime.job_attempt import attempt_job, hand_back_job, job_kernel, new_tokens
+from runtime.logbook import LogBook
+from runtime.narration import OutageLog
+from runtime.recorded_steps import record_step
+from runtime.side_by_side import SideBySide
+from telemetry.logs import EventLogger, get_logger
+
+__all__ = ["JobMessage", "JobResult", "JobsProcessed", "MaintenanceTick", "ServerlessHost"]
+
+logger: EventLogger = get_logger("leasehold.runtime")
+
+T = TypeVar("T")
+
+BEATS_PER_LEASE = 3
+HAND_BACK_S = 5.0
+END_GRACE_S = 0.25
+REPAIR_EVERY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobMessage:
+    """A job that somebody wants to have executed, as it may travel through a queue of another kind.
+
+    `job_id` names it in logs (run id/stage id). With `attempt`, only the attempt of this number. With `token`, the job
+    was taken out of its queue under it (`JobTransport.dequeue`) by whoever sent the message; without one, by the host.
+    """
+
+    job_id: str
+    run_id: str
+    stage_id: str
+    attempt: int | None = None
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what names no job."""
+        for name in ("run_id", "stage_id"):
+            if not getattr(self, name):
+                raise InvalidCommand(f"{name} must not be empty.", field=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """How it ended. All of it is recorded: a message need never be repeated, whatever stands here.
+
+    `retryable`: another attempt is queued, due later. `ghost`: nothing was recorded, because there was nothing to do
+    (any more) or somebody else does it; `error` says why.
+    """
+
+    outcome: Literal["completed", "suspended", "failed"]
+    error: ErrorInfo | None = None
+    ghost: bool = False
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsProcessed:
+    """What became of the jobs that were there; `failed` counts attempts, of which some are repeated later."""
+
+    processed: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceTick:
+    """What a tick did: runs handed over to jobs, leases ended, stuck runs repaired; and what went wrong, by command."""
+
+    claimed: int = 0
+    released: int = 0
+    repaired: int = 0
+    errors: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class ServerlessHost(Client):
+    """Executes runs of an app call by call: `async with ServerlessHost(app, database="postgresql://…") as host`.
+
+    It is also a client. Open it once per process, or per call; several may be open at the same time anywhere.
+    `services` overrides factories of the app. Leaving waits for the calls that are under way.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        database: str | None = None,
+        settings: Settings | None = None,
+        services: Mapping[str, ServiceFactory] | None = None,
+        storage: AbstractAsyncContextManager[Storage] | None = None,
+    ) -> None:
+        super().__init__(app, database=database, settings=settings, storage=storage)
+        self._overrides = dict(services or {})
+        self._services: Mapping[str, object] = {}
+        self._service_stack = AsyncExitStack()
+        self._executor: LocalExecutor | None = None
+        self._logbook: LogBook | None = None
+        self._attempts: Kernel | None = None
+        self._calls = 0
+        self._idle = anyio.Event()
+
+    # -- what can be called --------------------------------------------------------------------------------------------
+
+    async def handle_job(self, message: JobMessage) -> JobResult:
+        """Execute one job, keep its lease meanwhile, and return when what became of it is recorded.
+
+        The same message may come twice, at the same time or later: one of them executes, the other is a ghost.
+        Raises: Unavailable, when the database cannot be reached; then nothing was begun, or it is found and repeated.
+        """
+        with self._call():
+            token = message.token or new_tokens(self.storage.ids, 1)[0]
+            job = await self.storage.jobs.take(message.run_id, message.stage_id, token, holder=self._settings.lease)
+            if job is None:
+                error = f'Job "{message.job_id}" does not wait to be executed: it is done, not due, or somebody has it'
+                return JobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=error))
+            return _result(await self._attempt(job, attempt=message.attempt))
+
+    async def process_available_jobs(self, max_jobs: int = 1) -> JobsProcessed:
+        """Take jobs out of our queues and execute them, one after the other, until there are none or it was enough.
+
+        Raises: Unavailable, and never zero instead; InvalidCommand, when `max_jobs` is below 1.
+        """
+        if max_jobs < 1:
+            raise InvalidCommand(f"max_jobs must be at least 1, got {max_jobs}.", field="max_jobs")
+        succeeded = failed = 0
+        with self._call():
+            while succeeded + failed < max_jobs:
+                tokens = new_tokens(self.storage.ids, 1)
+                taken = await self.storage.jobs.dequeue(
+                    self._settings.queues, self.app.known(), tokens, holder=self._settings.lease
+                )
+                if not taken:
+                    break
+                result = await self._attempt(taken[0])
+                succeeded += result.outcome != "failed"
+                failed += result.outcome == "failed"
+        return JobsProcessed(processed=succeeded + failed, succeeded=succeeded, failed=failed)
+
+    async def run_maintenance_tick(self, *, max_claims: int = 100) -> MaintenanceTick:
+        """Hand due runs over to jobs, and sweep what processes that died have left; call it every few seconds.
+
+        Each step is on its own: what goes wrong with one is in `errors`, and the others are done.
+        Raises: Unavailable, when the database cannot be reached.
+        """
+        errors: dict[str, str] = {}
+        with self._call():
+            claimed = await self._step(ClaimPendingRuns(dispatch="jobs", max_claims=max_claims), errors)
+            reaped = await self._step(ReapStaleLeases(), errors)
+            repaired = await self._repair(errors)
+        return MaintenanceTick(
+            claimed=0 if claimed is None else len(claimed.claimed),
+            released=0 if reaped is None else reaped.released,
+            repaired=0 if repaired is None else repaired.healed + repaired.failed,
+            errors=errors,
+        )
+
+    # -- opening and closing -------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
+        await super()._open()
+
+    def _make_kernel(self, storage: Storage) -> Kernel:
+        self._logbook = LogBook(store=storage.persistence)
+        self._executor = LocalExecutor(
+            services=self._services,
+            threads=self._settings.threads,
+            processes=self._settings.processes,
+            payload_bytes_max=self._settings.payload_bytes_max,
+            logs=self._logbook,
+            blobs=storage.blobs,
+            steps=self,
+            clock=storage.clock,
+        )
+        self._attempts = job_kernel(storage, self.app, self._executor, self._limits())
+        return Kernel(
+            persistence=storage.persistence,
+            blob_store=storage.blobs,
+            clock=storage.clock,
+            ids=storage.ids,
+            registry=self.app,
+            executor=self._executor,
+            limits=self._limits(),
+            scheduler=storage.scheduler,
+            concurrency=SideBySide(),
+            job_transport=storage.jobs,
+        )
+
+    async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
+        await super()._start_services(tasks)
+        assert self._logbook is not None
+        tasks.start_soon(self._serve, "logbook", self._logbook.run)
+        assert self._executor is not None
+        tasks.start_soon(self._serve, "executor", self._executor.run_services)
+
+    @contextmanager
+    def _call(self) -> Generator[None]:
+        """A call under way, which leaving waits for."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def _stop_services(self, *, at_once: bool) -> None:
+        while self._calls and not at_once:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    async def _close(self, *, at_once: bool) -> None:
+        try:
+            await super()._close(at_once=at_once)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._service_stack.aclose()
+
+    # -- one job -------------------------------------------------------------------------------------------------------
+
+    async def record_step(self, attempt: Attempt, /, *, position: int, name: str, result: bytes) -> bool:
+        """Record a step of a body that runs here; False when its attempt has been superseded."""
+        return await record_step(self.kernel.ports, attempt, position=position, name=name, result=result)
+
+    async def _attempt(self, job: LeasedJob, *, attempt: int | None = None) -> ExecuteJobResult:
+        """Execute a job under its lease; when that is lost, the body is interrupted and its result a ghost."""
+        assert self._attempts is not None
+        result: ExecuteJobResult | None = None
+        failure: EngineError | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_lease, job, tasks.cancel_scope)
+                try:
+                    result = await attempt_job(job, self._attempts, attempt=attempt)
+                except EngineError as error:
+                    # Raised below, and not in an exception group.
+                    failure = error
+                tasks.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            # The platform takes the call away: what it had begun counts in no budget.
+            with anyio.move_on_after(HAND_BACK_S, shield=True):
+                await hand_back_job(job.lease, self._attempts)
+            raise
+        if failure is not None:
+            raise failure
+        if result is not None:
+            return result
+        reason = f'The lease on stage "{job.lease.stage_id}" of run "{job.lease.run_id}" was lost meanwhile'
+        return ExecuteJobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=reason))
+
+    async def _keep_lease(self, job: LeasedJob, scope: anyio.CancelScope) -> None:
+        """Prolong the lease; cancel the attempt when it is lost, or can no longer be trusted."""
+        lease_s = self._settings.lease.total_seconds()
+        outage = OutageLog("lease.renewal_failed", "lease.renewed_again")
+        trusted_until = anyio.current_time() + lease_s
+        while True:
+            # So often, too, it is learnt here that the run was cancelled.
+            await anyio.sleep(min(lease_s / BEATS_PER_LEASE, self._settings.renew.total_seconds()))
+            sent_at = anyio.current_time()
+            try:
+                held = await self.storage.jobs.heartbeat([job.lease], lease=self._settings.lease)
+            except Unavailable as error:
+                outage.failed(error, run_id=job.lease.run_id)
+                if anyio.current_time() < trusted_until:
+                    continue
+                held = ()
+            if job.lease not in held:
+                # Perhaps because its end has been recorded just now, and the answer is on its way.
+                await anyio.sleep(END_GRACE_S)
+                logger.warning("job.withdrawn", run_id=job.lease.run_id, stage_id=job.lease.stage_id)
+                scope.cancel()
+                return
+            outage.worked(run_id=job.lease.run_id)
+            trusted_until = sent_at + lease_s
+
+    async def _repair(self, errors: dict[str, str]) -> ReapStuckRunsResult | None:
+        """Look for stuck runs when it is time; of all processes one does it."""
+        whoever = self.storage.ids.append_id()
+        if await self.storage.persistence.take_chore(ReapStuckRuns.type, whoever, every=REPAIR_EVERY):
+            return await self._step(ReapStuckRuns(), errors)
+        return None
+
+    async def _step(self, command: Command[T], errors: dict[str, str]) -> T | None:
+        try:
+            return await self.kernel.dispatch(command)
+        except Unavailable:
+            raise
+        except EngineError as error:
+            logger.exception("maintenance.failed", command=command.type, error=type(error).__name__)
+            errors[command.type] = str(error)
+            return None
+
+
+def _result(result: ExecuteJobResult) -> JobResult:
+    return JobResult(outcome=result.outcome, error=result.error, ghost=result.ghost, retryable=result.retryable)
