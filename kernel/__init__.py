@@ -47,9 +47,11 @@ from kernel.commands.cancel_run import CancelRun, CancelRunResult
 from kernel.commands.claim_pending_runs import ClaimedRun, ClaimPendingRuns, ClaimPendingRunsResult
 from kernel.commands.create_run import CreateRun, CreateRunResult
 from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult
+from kernel.commands.flush_outbox import FlushOutbox, FlushOutboxResult
 from kernel.commands.poll_suspended_stages import PollSuspendedStages, PollSuspendedStagesResult
 from kernel.commands.reap_stale_leases import ReapStaleLeases, ReapStaleLeasesResult
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
+from kernel.commands.replay_dead_letters import ReplayDeadLetters, ReplayDeadLettersResult
 from kernel.commands.rerun_from import RerunFrom, RerunFromResult
 from kernel.commands.transition_run import TransitionRun, TransitionRunResult
 from kernel.commands.unpark_run import UnparkRun, UnparkRunResult
@@ -91,6 +93,8 @@ from kernel.events import Event, EventType
 from kernel.model.machine import Status
 from kernel.model.retry import RetryPolicy
 from kernel.payloads import Limits
+from kernel.plugin_runner import PluginRunner
+from kernel.ports.sinks import EventSink, Sink, Subscription
 
 __distribution__ = "leasehold"
 """Marks this package as ours; other distributions have packages of the same name."""
@@ -120,11 +124,14 @@ __all__ = [
     "EngineError",
     "ErrorInfo",
     "Event",
+    "EventSink",
     "EventType",
     "ExecuteJob",
     "ExecuteJobResult",
     "Failed",
     "FeatureFlagsConfig",
+    "FlushOutbox",
+    "FlushOutboxResult",
     "IdempotencyInProgress",
     "IdempotencyKeyReused",
     "InvalidCommand",
@@ -146,6 +153,7 @@ __all__ = [
     "Payload",
     "PayloadRefused",
     "Plugin",
+    "PluginRunner",
     "PollSuspendedStages",
     "PollSuspendedStagesResult",
     "Ready",
@@ -153,6 +161,8 @@ __all__ = [
     "ReapStaleLeasesResult",
     "ReapStuckRuns",
     "ReapStuckRunsResult",
+    "ReplayDeadLetters",
+    "ReplayDeadLettersResult",
     "RerunFrom",
     "RerunFromResult",
     "RetryAfter",
@@ -163,6 +173,7 @@ __all__ = [
     "RunNotFound",
     "RunNotRerunnable",
     "SchemaOutdated",
+    "Sink",
     "Stage",
     "StageContext",
     "StageId",
@@ -171,6 +182,7 @@ __all__ = [
     "StaleVersion",
     "StandardConfig",
     "Status",
+    "Subscription",
     "Suspend",
     "TransitionRun",
     "TransitionRunResult",

@@ -21,7 +21,7 @@ To follow one command to the database, always forward:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -35,9 +35,11 @@ from kernel.commands.cancel_run import CancelRun, cancel_run
 from kernel.commands.claim_pending_runs import ClaimPendingRuns, claim_pending_runs
 from kernel.commands.create_run import CreateRun, create_run
 from kernel.commands.execute_job import ExecuteJob, execute_job
+from kernel.commands.flush_outbox import FlushOutbox, flush_outbox
 from kernel.commands.poll_suspended_stages import PollSuspendedStages, poll_suspended_stages
 from kernel.commands.reap_stale_leases import ReapStaleLeases, reap_stale_leases
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, reap_stuck_runs
+from kernel.commands.replay_dead_letters import ReplayDeadLetters, replay_dead_letters
 from kernel.commands.rerun_from import RerunFrom, rerun_from
 from kernel.commands.transition_run import TransitionRun, transition_run
 from kernel.commands.unpark_run import UnparkRun, unpark_run
@@ -54,6 +56,7 @@ from kernel.ports.journals import Journals
 from kernel.ports.persistence import Persistence
 from kernel.ports.registry import WorkflowRegistry
 from kernel.ports.scheduler import Scheduler
+from kernel.ports.sinks import EventSink, Subscription, subscriptions_of
 from kernel.scheduling import check_schedule_key, scheduled_command
 
 __all__ = ["ROUTES", "Kernel", "Ports", "Route", "parse_command", "route"]
@@ -76,6 +79,7 @@ class Ports:
     limits: Limits
     concurrency: Concurrency
     jobs: JobTransport | None = None
+    subscriptions: Sequence[Subscription] = ()
 
     @property
     def sessions(self) -> Persistence:
@@ -112,6 +116,8 @@ ROUTES: Mapping[type[Command[Any]], Route[Any, Any]] = {
     ReapStaleLeases: route(ReapStaleLeases, reap_stale_leases),
     ReapStuckRuns: route(ReapStuckRuns, reap_stuck_runs),
     UnparkRun: route(UnparkRun, unpark_run),
+    FlushOutbox: route(FlushOutbox, flush_outbox),
+    ReplayDeadLetters: route(ReplayDeadLetters, replay_dead_letters),
 }
 
 
@@ -131,6 +137,7 @@ class Kernel:
         registry: WorkflowRegistry,
         executor: Executor,
         scheduler: Scheduler | None = None,
+        event_sink: EventSink | None = None,
         journals: Journals | None = None,
         limits: Limits | None = None,
         concurrency: Concurrency | None = None,
@@ -147,6 +154,7 @@ class Kernel:
             limits=limits or Limits(),
             concurrency=concurrency or InTurn(),
             jobs=job_transport,
+            subscriptions=subscriptions_of(event_sink),
         )
         self._scheduler = scheduler
 

@@ -7,21 +7,16 @@ is an object and no generator, because whoever stops in the middle of a loop sho
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
-from pydantic_core import from_json
 
-from kernel.errors import BlobNotFound, Unavailable
-from kernel.events import Event, Log, StageProgress, public_event
-from kernel.journal import fetch_payloads, inline_bodies
-from kernel.model.facts import AnnotationCreated, Fact, RunCompleted, RunRerun, StageCompleted, decode_facts
+from kernel.errors import Unavailable
+from kernel.event_reading import EventReader
+from kernel.events import Event, Log, StageProgress
 from kernel.model.machine import ENDED
-from kernel.model.run import RunState, fold
-from kernel.model.stage import Body
-from kernel.ports.blobs import BlobStore
-from kernel.ports.persistence import LogLine, StoredHistory
+from kernel.ports.persistence import LogLine
 from telemetry.logs import EventLogger, get_logger
 
 if TYPE_CHECKING:
@@ -39,7 +34,8 @@ LOG_LINES_MAX = 1000
 
 async def read_events(client: Client, run_id: str, *, after: int) -> Sequence[Event]:
     """The events above `after` that are in the history now, in order. Raises: RunNotFound, Unavailable."""
-    return await _events(client, await client.storage.persistence.load(run_id, after=after), after)
+    stored = await client.storage.persistence.load(run_id, after=after)
+    return await EventReader(run_id, stored.rows, client.kernel.ports).events(after=after)
 
 
 class EventStream(AsyncIterator[Event]):
@@ -74,7 +70,7 @@ class EventStream(AsyncIterator[Event]):
         if self._line_id is None:
             self._line_id = _last_id(await self._lines(0), 0)
         stored = await self._client.storage.persistence.load(self._run_id, after=self._seq)
-        events = await _events(self._client, stored, self._seq)
+        events = await EventReader(self._run_id, stored.rows, self._client.kernel.ports).events(after=self._seq)
         lines = await self._lines(self._line_id)
         ended = stored.head.head.status in ENDED
         if not events and not lines and not ended:
@@ -110,73 +106,6 @@ def _by_time(events: Sequence[Event], lines: Sequence[LogLine], seq: int) -> Ite
 
 def _last_id(lines: Sequence[LogLine], before: int) -> int:
     return lines[-1].id if lines else before
-
-
-async def _events(client: Client, stored: StoredHistory, after: int) -> list[Event]:
-    run_id, inline = stored.head.run_id, inline_bodies(stored.rows)
-    whole: StoredHistory | None = None
-    events: list[Event] = []
-    for row in stored.rows:
-        for seq, fact in enumerate(decode_facts(row.events, run_id=run_id), start=row.first_seq):
-            if seq <= after:
-                continue
-            if isinstance(fact, RunCompleted) and whole is None:
-                # Its output may lie anywhere in the history.
-                whole = await client.storage.persistence.load(run_id)
-                inline = inline_bodies(whole.rows)
-            try:
-                body = await _shown(fact, seq, whole, inline, client.storage.blobs, run_id)
-            except BlobNotFound:
-                if not await _is_discarded(client, run_id, fact, seq):
-                    raise
-                body = None
-            events.append(public_event(fact, run_id=run_id, seq=seq, at=row.at, body=body))
-    return events
-
-
-async def _is_discarded(client: Client, run_id: str, fact: Fact, seq: int) -> bool:
-    """Whether a rerun came after this event and discarded its payload."""
-    later = await client.storage.persistence.load(run_id, after=seq, bodies=False)
-    stage_id = fact.stage_id if isinstance(fact, StageCompleted) else None
-    reruns = [
-        other
-        for row in later.rows
-        for other in decode_facts(row.events, run_id=run_id)
-        if isinstance(other, RunRerun) and (stage_id is None or stage_id in other.discarded)
-    ]
-    return bool(reruns)
-
-
-async def _shown(
-    fact: Fact, seq: int, whole: StoredHistory | None, inline: Mapping[int, bytes], blobs: BlobStore, run_id: str
-) -> Any:
-    """The payload that the event of this fact shows, as plain JSON."""
-    match fact:
-        case StageCompleted():
-            body = Body(seq, fact.output_blob)
-        case AnnotationCreated():
-            body = Body(seq)
-        case RunCompleted():
-            assert whole is not None
-            return await _output(_state_at(whole, seq), inline, blobs)
-        case _:
-            return None
-    return from_json((await fetch_payloads(run_id, [body], inline, blobs))[body])
-
-
-def _state_at(whole: StoredHistory, seq: int) -> RunState:
-    """The run as it was after this event, with whatever was appended together with it."""
-    run_id = whole.head.run_id
-    rows = [row for row in whole.rows if row.first_seq <= seq]
-    return fold(run_id, ((row.first_seq, row.at, decode_facts(row.events, run_id=run_id)) for row in rows))
-
-
-async def _output(state: RunState, inline: Mapping[int, bytes], blobs: BlobStore) -> Any:
-    group = state.last_group
-    bodies = {stage.id: stage.output for stage in state.in_group(group.number) if stage.output is not None}
-    payloads = await fetch_payloads(state.run_id, bodies.values(), inline, blobs)
-    outputs = {stage_id: from_json(payloads[body]) for stage_id, body in bodies.items()}
-    return outputs if group.parallel else next(iter(outputs.values()), None)
 
 
 def _line_event(line: LogLine, seq: int) -> Event:

@@ -181,6 +181,9 @@ def _extend(tables: Tables, run: Run, append: Append, bodies: Mapping[str, bytes
     run.seq, run.head, run.updated_at = append.seq, _kept(append.head), now
     run.format = max(run.format, append.format)
     _keep_looks(run, append)
+    if tables.sinks and run.publish_at is None:
+        run.publish_at = now
+        tables.unspread[run.run_id] = run
     if append.key is not None:
         expires_at = append.key.expires_at or now + KEY_LIFETIME
         tables.keys[_name(append.key)] = Key(run_id=run.run_id, digest=append.key.digest, expires_at=expires_at)

@@ -22,7 +22,7 @@ from anyio import Event, get_current_task
 from anyio.lowlevel import checkpoint
 
 from adapters.log_lines import storable_line
-from adapters.memory import appends, jobs, leases, listings, logs, repairs
+from adapters.memory import appends, jobs, leases, listings, logs, outbox, repairs
 from adapters.memory.payloads import check_append, check_workflow
 from adapters.memory.scheduler import MemoryScheduler
 from adapters.memory.tables import Tables, head_row, history_of
@@ -30,6 +30,7 @@ from kernel.errors import EngineError, InvalidCommand, RunNotFound
 from kernel.model.head import Head
 from kernel.ports.clock import Clock
 from kernel.ports.jobs import Definition, ExpiredJob, Holder, JobInfo, JobLease, LeasedJob
+from kernel.ports.outbox import DeadLetterPage, Delivery, Settlement, SinkRecord
 from kernel.ports.persistence import (
     Append,
     Beat,
@@ -253,6 +254,32 @@ class MemoryPersistence:
 
     async def read_progress(self, run_id: str, /) -> Mapping[str, LogLine]:
         return await self._in_turn(lambda tables, _now: logs.progress_of(tables, run_id))
+
+    # -- Outbox -------------------------------------------------------------------------------------------------------
+
+    async def register_sinks(self, sinks: Sequence[SinkRecord], /) -> None:
+        await self._in_turn(lambda tables, _now: outbox.register(tables, sinks))
+
+    async def forget_sink(self, name: str, /) -> bool:
+        return await self._in_turn(lambda tables, _now: outbox.forget(tables, name))
+
+    async def list_sinks(self) -> Sequence[SinkRecord]:
+        return await self._in_turn(lambda tables, _now: outbox.known_sinks(tables))
+
+    async def spread(self, limit: int, /) -> int:
+        return await self._in_turn(lambda tables, now: outbox.spread(tables, limit, now))
+
+    async def claim_deliveries(self, sink: str, limit: int, /, *, lease: timedelta) -> Sequence[Delivery]:
+        return await self._in_turn(lambda tables, now: outbox.claim(tables, sink, limit, lease=lease, now=now))
+
+    async def settle(self, settlements: Sequence[Settlement], /) -> None:
+        await self._in_turn(lambda tables, now: outbox.settle(tables, settlements, now))
+
+    async def replay_dead_letters(self, limit: int, /) -> int:
+        return await self._in_turn(lambda tables, now: outbox.replay(tables, limit, now))
+
+    async def list_dead_letters(self, *, after: int = 0, limit: int = 100) -> DeadLetterPage:
+        return await self._in_turn(lambda tables, _now: outbox.dead_letters(tables, after=after, limit=limit))
 
     # -- Hints --------------------------------------------------------------------------------------------------------
 

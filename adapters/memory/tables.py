@@ -17,6 +17,7 @@ from pydantic_core import from_json, to_json
 
 from kernel.model.head import Head
 from kernel.model.machine import ENDED
+from kernel.ports.outbox import DeadLetter, SinkRecord
 from kernel.ports.persistence import (
     HeadRow,
     HistoryRow,
@@ -28,7 +29,7 @@ from kernel.ports.persistence import (
 )
 from kernel.ports.scheduler import ScheduledCommand
 
-__all__ = ["PRIORITY_STEP", "Job", "Key", "Run", "Session", "Tables", "Waiting", "head_row", "history_of"]
+__all__ = ["PRIORITY_STEP", "Job", "Key", "Owed", "Run", "Session", "Tables", "Waiting", "head_row", "history_of"]
 
 Definition = tuple[str, str]
 
@@ -55,6 +56,8 @@ class Run:
     parked_at: datetime | None = None
     format: int = 1
     poll_state: dict[str, object] | None = None
+    published_seq: int = 0
+    publish_at: datetime | None = None
     rows: list[HistoryRow] = field(default_factory=list[HistoryRow])
 
     @property
@@ -122,6 +125,18 @@ class Waiting:
     error: str | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class Owed:
+    """Events `next_seq` to `last_seq` that a sink is owed, and who has claimed them."""
+
+    next_seq: int
+    last_seq: int
+    due_at: datetime
+    tries: int = 0
+    token: str | None = None
+    error: str | None = None
+
+
 @dataclass(slots=True)
 class Tables:
     """Everything that is stored. `newest_last` are all run ids in order, `waiting` the runs that a claim may find."""
@@ -137,6 +152,12 @@ class Tables:
     log_count: int = 0
     chores: dict[str, datetime] = field(default_factory=dict[str, datetime])
     scheduled: dict[str, Waiting] = field(default_factory=dict[str, Waiting])
+    sinks: dict[str, SinkRecord] = field(default_factory=dict[str, SinkRecord])
+    unspread: dict[str, Run] = field(default_factory=dict[str, Run])
+    # By run, sink, and the one event that is replayed, or 0.
+    owed: dict[tuple[str, str, int], Owed] = field(default_factory=dict[tuple[str, str, int], Owed])
+    dead: dict[int, DeadLetter] = field(default_factory=dict[int, DeadLetter])
+    dead_count: int = 0
 
     def insert(self, run: Run) -> None:
         """Add a new run that nobody owns yet."""

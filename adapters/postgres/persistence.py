@@ -26,6 +26,7 @@ from adapters.postgres.joining import Joining
 from adapters.postgres.listings import Listings
 from adapters.postgres.logs import Logs
 from adapters.postgres.migrating import check_version, migrated
+from adapters.postgres.outbox import Outbox
 from adapters.postgres.partitions import extended_history
 from adapters.postgres.pooling import connect_two
 from adapters.postgres.reading import Histories
@@ -36,6 +37,7 @@ from adapters.postgres.statements import DEFAULT_SCHEMA, Schema, checked_schema
 from adapters.postgres.workflows import WorkflowKeys, Workflows
 from kernel.errors import InvalidCommand
 from kernel.model.head import Head
+from kernel.ports.outbox import DeadLetterPage, Delivery, Settlement, SinkRecord
 from kernel.ports.persistence import (
     Append,
     Beat,
@@ -134,6 +136,7 @@ class _Store:
         self.listings: Listings = Listings(self.line, schema)
         self.logs: Logs = Logs(self.line, schema)
         self.commands: ScheduledCommands = ScheduledCommands(self.line, schema)
+        self.outbox: Outbox = Outbox(self.line, schema)
         self.blob_line: Line = blob_line(target)
         self.blobs: Blobs = Blobs(self.blob_line, schema)
         self.joining: Joining = Joining(self.line, schema, self.keys, self.hints.tell)
@@ -293,6 +296,30 @@ class PostgresPersistence:
 
     async def read_progress(self, run_id: str, /) -> Mapping[str, LogLine]:
         return await self._call(lambda: self._store.logs.read_progress(run_id))
+
+    async def register_sinks(self, sinks: Sequence[SinkRecord], /) -> None:
+        await self._call(lambda: self._store.outbox.register_sinks(sinks))
+
+    async def forget_sink(self, name: str, /) -> bool:
+        return await self._call(lambda: self._store.outbox.forget_sink(name))
+
+    async def list_sinks(self) -> Sequence[SinkRecord]:
+        return await self._call(self._store.outbox.list_sinks)
+
+    async def spread(self, limit: int, /) -> int:
+        return await self._call(lambda: self._store.outbox.spread(limit))
+
+    async def claim_deliveries(self, sink: str, limit: int, /, *, lease: timedelta) -> Sequence[Delivery]:
+        return await self._call(lambda: self._store.outbox.claim_deliveries(sink, limit, lease=lease))
+
+    async def settle(self, settlements: Sequence[Settlement], /) -> None:
+        await self._call(lambda: self._store.outbox.settle(settlements))
+
+    async def replay_dead_letters(self, limit: int, /) -> int:
+        return await self._call(lambda: self._store.outbox.replay_dead_letters(limit))
+
+    async def list_dead_letters(self, *, after: int = 0, limit: int = 100) -> DeadLetterPage:
+        return await self._call(lambda: self._store.outbox.list_dead_letters(after, limit))
 
     async def next_hint(self) -> bool:
         return await self._call(self._store.hints.next_hint)

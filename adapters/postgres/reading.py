@@ -22,7 +22,7 @@ from kernel.ports.persistence import HeadRow, HistoryRow, StoredHistory
 if TYPE_CHECKING:
     from asyncpg import Record
 
-__all__ = ["Histories", "head_row", "histories_of"]
+__all__ = ["Histories", "head_row", "histories_of", "history_row"]
 
 
 class Histories:
@@ -77,11 +77,12 @@ def histories_of(rows: Sequence[Record]) -> Sequence[StoredHistory]:
 
 
 def _history(rows: Sequence[Record]) -> StoredHistory:
-    stored = [_history_row(row) for row in rows if row["row_seq"] is not None]
+    stored = [history_row(row) for row in rows if row["row_seq"] is not None]
     return StoredHistory(head=head_row(rows[0]), rows=stored)
 
 
-def _history_row(row: Record) -> HistoryRow:
+def history_row(row: Record) -> HistoryRow:
+    """The append in a row that has the columns `row_…`."""
     names: Sequence[str] = row["row_names"] or ()
     texts: Sequence[str] = row["row_bodies"] or ()
     return HistoryRow(

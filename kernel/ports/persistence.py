@@ -18,6 +18,7 @@ from kernel.errors import EngineError
 from kernel.model.head import Head
 from kernel.model.jobs import JobChanges
 from kernel.ports.blobs import BlobStore
+from kernel.ports.outbox import Outbox
 
 __all__ = [
     "PRIORITIES",
@@ -574,6 +575,18 @@ class Hints(Protocol):
 
 
 class Persistence(
-    Appends, Transactions, Histories, Workflows, Sessions, Claims, Polls, Repairs, Listings, Logs, Hints, Protocol
+    Appends,
+    Transactions,
+    Histories,
+    Workflows,
+    Sessions,
+    Claims,
+    Polls,
+    Repairs,
+    Listings,
+    Logs,
+    Hints,
+    Outbox,
+    Protocol,
 ):
     """The whole store."""

@@ -90,6 +90,10 @@ class World:
                 await self._passage.a_little()
             return answer
 
+    async def a_little(self) -> None:
+        """Time passes, so that what comes next is later."""
+        await self._passage.a_little()
+
     # -- sessions -----------------------------------------------------------------------------------------------------
 
     async def session(

@@ -39,6 +39,8 @@ from kernel.ports.persistence import (
     Suspects,
     SuspendedRuns,
 )
+from kernel.ports.sinks import EventSink
+from tests.kernel.hand_outbox import HandOutbox
 from tests.kernel.stories import NOW, OUTPUT
 
 R = TypeVar("R")
@@ -122,7 +124,7 @@ class HandRun:
 
 
 @dataclass
-class HandStore:
+class HandStore(HandOutbox):
     """The narrow ports of the handlers. `meanwhile` are things that happen just before each of the next appends;
     `sent` are the appends that landed."""
 
@@ -355,7 +357,9 @@ class HandExecutor:
 class Hands:
     """All ports at once, and the kernel over them."""
 
-    def __init__(self, *workflows: Workflow[Any, Any], limits: Limits | None = None) -> None:
+    def __init__(
+        self, *workflows: Workflow[Any, Any], limits: Limits | None = None, event_sink: EventSink | None = None
+    ) -> None:
         self.clock = HandClock()
         self.ids = HandIds()
         self.blobs = HandBlobs()
@@ -364,6 +368,7 @@ class Hands:
         self.executor = HandExecutor()
         self.limits = limits or Limits()
         self.concurrency = InTurn()
+        self.event_sink = event_sink
         self.journals = ForeignJournals(self.store, self.blobs, self.clock, self.ids)
 
     def kernel(self) -> Kernel:
@@ -375,6 +380,7 @@ class Hands:
             ids=self.ids,
             registry=self.registry,
             executor=self.executor,
+            event_sink=self.event_sink,
             limits=self.limits,
             concurrency=self.concurrency,
         )

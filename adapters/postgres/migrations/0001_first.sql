@@ -67,7 +67,6 @@ COMMENT ON TABLE leasehold.workflows IS 'Definitions as processes registered the
 CREATE TABLE leasehold.runs (
     id              uuid PRIMARY KEY,
     owner           uuid,
-    publish_session uuid,
     wake_at         timestamptz,
     publish_at      timestamptz,
     run_at          timestamptz,
@@ -110,6 +109,8 @@ CREATE TABLE leasehold.runs (
 COMMENT ON TABLE leasehold.runs IS 'The head of each run; derived from its history.';
 COMMENT ON COLUMN leasehold.runs.owner IS 'The session that drives the run; with "claim" the fencing token.';
 COMMENT ON COLUMN leasehold.runs.wake_at IS 'When a run without an owner has to be claimed; null while owned, parked, ended or waiting on jobs.';
+COMMENT ON COLUMN leasehold.runs.publish_at IS 'Since when there are events after "published_seq"; null when there are none, or no sinks.';
+COMMENT ON COLUMN leasehold.runs.published_seq IS 'Up to which event every sink has the run''s events or is owed them (deliveries).';
 COMMENT ON COLUMN leasehold.runs.attention IS 'Somebody else appended to an owned run since its owner did.';
 COMMENT ON COLUMN leasehold.runs.phase IS 'What an active run waits for: pending, delayed, running, retrying, suspended, queued; or ended.';
 COMMENT ON COLUMN leasehold.runs.drive IS '"actor": an owner executes it; "jobs": it is never owned, and every step is a row of jobs.';
@@ -120,7 +121,7 @@ COMMENT ON COLUMN leasehold.runs.error IS 'Of a failed run: type, message, retry
 CREATE INDEX runs_claim ON leasehold.runs (workflow_key, priority, wake_at) WHERE owner IS NULL AND wake_at IS NOT NULL;
 -- Takeover, adoption, attention. The workflow's key lets a claim pass over the runs it does not know.
 CREATE INDEX runs_owner ON leasehold.runs (owner, workflow_key) WHERE owner IS NOT NULL;
-CREATE INDEX runs_publish ON leasehold.runs (publish_at) WHERE publish_at IS NOT NULL AND owner IS NULL;
+CREATE INDEX runs_publish ON leasehold.runs (publish_at) WHERE publish_at IS NOT NULL;
 CREATE INDEX runs_parked ON leasehold.runs (workflow_key) WHERE parked_reason IS NOT NULL;
 -- Every key is positive. The predicate is there to be left out: a query by id alone cannot use this index then, which
 -- the planner otherwise takes for as good as the primary key while the table is small, and reads through when it is not.
@@ -268,15 +269,20 @@ COMMENT ON TABLE leasehold.sinks IS 'Event sinks that must see every event; whil
 CREATE TABLE leasehold.deliveries (
     run_id   uuid NOT NULL,
     sink     text NOT NULL,
+    replayed integer NOT NULL DEFAULT 0,
     next_seq integer NOT NULL,
+    last_seq integer NOT NULL,
     tries    integer NOT NULL DEFAULT 0,
     due_at   timestamptz NOT NULL,
-    session  uuid,
+    token    uuid,
     error    text,
-    PRIMARY KEY (run_id, sink)
-);
+    PRIMARY KEY (run_id, sink, replayed)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX deliveries_due ON leasehold.deliveries (sink, due_at);
-COMMENT ON TABLE leasehold.deliveries IS 'A sink that is behind for one run: from which event on it has to be given them again.';
+COMMENT ON TABLE leasehold.deliveries IS 'Events next_seq to last_seq of a run that a sink is owed.';
+COMMENT ON COLUMN leasehold.deliveries.replayed IS 'The one event of a dead letter that is tried again, or 0.';
+COMMENT ON COLUMN leasehold.deliveries.due_at IS 'When to try (again); while claimed, when the claim ends.';
+COMMENT ON COLUMN leasehold.deliveries.token IS 'The claim: only who knows it may say how far the delivery has come.';
 
 CREATE TABLE leasehold.dead_letters (
     id        bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,

@@ -80,7 +80,9 @@ WITH sent AS (
 {jobs:         owner = CASE WHEN l.mode NOT IN ('dispatch', 'park') THEN r.owner END,
         drive = CASE WHEN l.mode = 'dispatch' THEN 'jobs' ELSE r.drive END,
 }        publish_at = CASE
-            WHEN l.mode {plain: = 'foreign'}{jobs: IN ('foreign', 'dispatch')} AND EXISTS (SELECT FROM leasehold.sinks) THEN clock_timestamp()
+            WHEN l.mode {plain: = 'foreign'}{jobs: IN ('foreign', 'dispatch')} AND r.publish_at IS NULL
+                 AND EXISTS (SELECT FROM leasehold.sinks)
+            THEN clock_timestamp()
             ELSE r.publish_at
         END,
         seq = l.seq,

@@ -46,7 +46,8 @@ WITH sent AS (
         END,
         attention = false,
         publish_at = CASE
-            WHEN l.mode = 'owned' AND l.ended AND EXISTS (SELECT FROM leasehold.sinks) THEN clock_timestamp()
+            WHEN l.mode = 'owned' AND r.publish_at IS NULL AND EXISTS (SELECT FROM leasehold.sinks)
+            THEN clock_timestamp()
             ELSE r.publish_at
         END,
         seq = l.seq,

@@ -40,6 +40,11 @@ OWNED = 200
 ORPHANS = 300
 PARKED = 100
 LOG_LINES = 20_000
+OWED = 5_000
+OWED_DUE = 1_000
+DEAD = 5_000
+SINK = "webhook"
+TOKEN = "22222222-2222-4222-8222-222222222222"
 BLOBS = 5_000
 COMMANDS = 5_000
 COMMANDS_DUE = 500
@@ -54,6 +59,7 @@ class Crowd:
 
     session: str
     newcomer: str
+    token: str
     workflow_keys: Mapping[str, int]
     runs: Mapping[str, list[str]]
     owned: list[KnownRun]
@@ -84,6 +90,7 @@ async def gather(store: PostgresPersistence, connection: asyncpg.Connection, sch
     return Crowd(
         session=session,
         newcomer=newcomer,
+        token=TOKEN,
         workflow_keys={row["id"]: row["workflow_key"] for row in rows},
         runs=runs,
         owned=[await known_run(store, run_id) for run_id in runs["owned"][:50]],
@@ -160,6 +167,7 @@ def copying(samples: Mapping[str, str], columns: Mapping[str, list[str]]) -> str
         # Keys begin with 1, and nobody else has registered anything.
         workflow_key=f"CASE WHEN made.sort = 'orphan' THEN 1 ELSE 1 + made.n % {len(WORKFLOWS)} END",
         priority="made.n / 7 % 10",
+        publish_at=f"CASE WHEN made.sort = 'waiting' THEN {passed} END",
         wake_at=f"CASE WHEN made.sort IN ('sleeping', 'waiting') THEN {soon} WHEN made.sort = 'due' THEN {passed} END",
     )
     histories = copied("history", columns["history"], run_id="made.id")
@@ -196,6 +204,12 @@ def copying(samples: Mapping[str, str], columns: Mapping[str, list[str]]) -> str
         SELECT 'command ' || n, '{SCHEDULE_ID}', {passed_by_age}, CASE WHEN n % 2 = 0 THEN '{WORKFLOWS[1]}' ELSE '' END,
                '{{}}', CASE WHEN n % 2 = 0 OR n <= {2 * COMMANDS_DUE} THEN 'waiting' ELSE 'failed' END
         FROM generate_series(1, {COMMANDS}) AS n;
+        INSERT INTO leasehold.deliveries (run_id, sink, next_seq, last_seq, token, due_at)
+        SELECT id, CASE WHEN n % 2 = 0 THEN '{SINK}' ELSE 'other' END, 2, 4, '{TOKEN}',
+               CASE WHEN n <= {2 * OWED_DUE} THEN {passed} ELSE {soon} END
+        FROM made WHERE sort = 'completed' ORDER BY n LIMIT {2 * OWED};
+        INSERT INTO leasehold.dead_letters (run_id, sink, seq, error, tries)
+        SELECT id, '{SINK}', 1, 'ValueError: no', 3 FROM made WHERE sort = 'completed' ORDER BY id LIMIT {DEAD};
     """
 
 

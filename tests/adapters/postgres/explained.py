@@ -12,7 +12,7 @@ import asyncpg
 
 Plan = dict[str, Any]
 
-LARGE = re.compile(r"runs|history_\w+|idempotency_keys|logs|blobs|jobs|scheduled_commands")
+LARGE = re.compile(r"runs|history_\w+|idempotency_keys|logs|blobs|jobs|scheduled_commands|deliveries|dead_letters")
 
 
 async def explained(connection: asyncpg.Connection, name: str, values: Sequence[object]) -> Plan:

@@ -62,12 +62,19 @@ REACHED_BY: dict[str, set[str]] = {
     "command_settle": {"scheduled_commands_pkey"},
     "blob_get": {"blobs_pkey"},
     "blob_list": {"blobs_pkey"},
+    "spread": {"runs_publish", "runs_pkey"},
+    "claim_deliveries": {"deliveries_due", "deliveries_pkey", "history_pkey"},
+    "settle_deliveries": {"deliveries_pkey"},
+    "replay_dead_letters": {"dead_letters_pkey"},
+    "list_dead_letters": {"dead_letters_pkey"},
+    "list_sinks": {"deliveries_due"},
+    "forget_sink": {"deliveries_due", "dead_letters_sink_run_id_seq_key"},
 }
 
 # With a null for the run's id no partition would be left to look at.
 VALUES = {"load_run": "('019a0000-0000-7000-8000-000000000000', 0, true)"}
 
-LARGE = re.compile(r"runs|history_\w+|idempotency_keys|logs|blobs|scheduled_commands")
+LARGE = re.compile(r"runs|history_\w+|idempotency_keys|logs|blobs|scheduled_commands|deliveries|dead_letters")
 
 Plan = dict[str, Any]
 

@@ -27,11 +27,13 @@ from adapters.postgres.batches import item_of, key_columns, parameters
 from adapters.postgres.claims import LONG_AGO
 from adapters.postgres.connections import Target, connect
 from adapters.postgres.listings import HIGHEST, LOWEST
+from adapters.postgres.outbox import ROWS_MAX, settled_columns
 from adapters.postgres.refusals import questions
 from adapters.postgres.sessions import DUE_MAX, beat_parameters
 from adapters.postgres.statements import Schema, qualify, statement
 from kernel.model.facts import FORMAT
 from kernel.model.jobs import JobChanges, QueuedJob
+from kernel.ports.outbox import Delivery, Refused, Settlement
 from kernel.ports.persistence import Append, Lease
 from tests.adapters.postgres.crowd import (
     DUE,
@@ -42,6 +44,7 @@ from tests.adapters.postgres.crowd import (
     OWNED,
     PARKED,
     SCHEDULE_ID,
+    SINK,
     SLEEPING,
     WAITING,
     WORKFLOWS,
@@ -68,6 +71,7 @@ PAGE = 51
 """What a page of fifty asks for: one more tells whether there is another page."""
 
 TABLES = ["runs", "history", "sessions", "workflows", "idempotency_keys", "logs", "blobs", "jobs", "scheduled_commands"]
+TABLES += ["deliveries", "dead_letters", "sinks"]
 PATIENT = {"statement_timeout": "60s", "synchronous_commit": "off"}
 
 
@@ -110,6 +114,20 @@ def created(crowd: Crowd, n: int, *, owned: bool = False, keyed: bool = False) -
     lease = Lease(session_id=crowd.session, claim=1) if owned else None
     key = a_key(f"new-{n}", scope=WORKFLOWS[0]) if keyed else None
     return a_creation(WORKFLOWS[0], utc_now(), lease=lease, key=key)
+
+
+def settlement(crowd: Crowd, n: int) -> Settlement:
+    delivery = Delivery(
+        run_id=crowd.runs["completed"][-1 - 2 * n],
+        sink=SINK,
+        replayed=0,
+        token=crowd.token,
+        next_seq=2,
+        last_seq=4,
+        tries=0,
+    )
+    dead = [Refused(seq=2, tries=3, error="ValueError: no")] if n % 10 == 0 else []
+    return Settlement(delivery=delivery, next_seq=3 + n % 3, dead=dead)
 
 
 def refused(crowd: Crowd) -> Sequence[object]:
@@ -588,6 +606,42 @@ HOT: dict[str, Hot] = {
         rows=1,
         pages=10,
     ),
+    "spread": Hot(
+        sent="per hint or second, by every process that has sinks",
+        values=lambda crowd: (BATCH, LONG_AGO),
+        indexes={"runs_publish", "runs_pkey"},
+        rows=3 * BATCH,
+        pages=35 * BATCH,
+    ),
+    "claim_deliveries": Hot(
+        sent="per hint or second, for each sink of a process",
+        values=lambda crowd: (SINK, BATCH, "00:00:30", str(uuid4()), ROWS_MAX, LONG_AGO),
+        indexes={"deliveries_due", "deliveries_pkey", "history_pkey"},
+        # A run of the crowd has five appends, of which four are wanted.
+        rows=3 * BATCH + 6 * BATCH,
+        pages=25 * BATCH,
+    ),
+    "settle_deliveries": Hot(
+        sent="per claim of deliveries",
+        values=lambda crowd: settled_columns([settlement(crowd, n) for n in range(BATCH)]),
+        indexes={"deliveries_pkey"},
+        rows=4 * BATCH,
+        pages=25 * BATCH,
+    ),
+    "replay_dead_letters": Hot(
+        sent="per replay",
+        values=lambda crowd: (BATCH,),
+        indexes={"dead_letters_pkey"},
+        rows=3 * BATCH,
+        pages=20 * BATCH,
+    ),
+    "list_dead_letters": Hot(
+        sent="per page of dead letters",
+        values=lambda crowd: (0, PAGE),
+        indexes={"dead_letters_pkey"},
+        rows=PAGE,
+        pages=10,
+    ),
 }
 
 # The forms of statements that also change jobs.
@@ -599,9 +653,12 @@ COLD = {
     "bare_create",
     "close_session",
     "find_workflow",
+    "forget_sink",
     "history_partitions",
+    "list_sinks",
     "lock_session",
     "open_session",
+    "register_sinks",
     "register_workflows",
     "same_database",
     "workflow_keys",
