@@ -39,7 +39,7 @@ RETRY_AFTER_MAX = timedelta(hours=1)
 NEWER_RELEASE_PAUSE = timedelta(minutes=1)
 """How long what a newer release has written is left for it."""
 UNAVAILABLE_PAUSE = timedelta(seconds=2)
-MARGIN = timedelta(seconds=10)
+MARGIN = timedelta(seconds=2)
 """By how much a claim is longer than two tries that take as long as they may."""
 
 
@@ -68,11 +68,16 @@ class PublishingPorts(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What one call did: events taken by the sink, events that failed, and deliveries that were claimed."""
+    """What one call did: events that the sink took, tries that failed, events given up, deliveries that were claimed.
+
+    `error` is the last failure, as it is kept.
+    """
 
     taken: int
     failed: int
+    dead: int
     claimed: int
+    error: str | None = None
 
 
 def record_of(subscription: Subscription) -> SinkRecord:
@@ -102,7 +107,13 @@ async def publish_to(
     settlements = [await shift.serve(delivery) for delivery in deliveries]
     if settlements:
         await ports.store.settle(settlements)
-    return Published(taken=shift.taken, failed=shift.failed, claimed=len(deliveries))
+    return Published(
+        taken=shift.taken,
+        failed=shift.failed,
+        dead=sum(len(settlement.dead) for settlement in settlements),
+        claimed=len(deliveries),
+        error=shift.error,
+    )
 
 
 class _Shift:
@@ -124,6 +135,7 @@ class _Shift:
         self._left = left
         self.taken = 0
         self.failed = 0
+        self.error: str | None = None
 
     async def serve(self, delivery: Delivery) -> Settlement:
         """Give the events of one run, until all are taken, one fails, or there is no time left."""
@@ -177,6 +189,7 @@ class _Shift:
     def _refused(self, came: Settlement, error: Exception) -> Settlement:
         """The same, after the event that is next has failed once more: it waits, or is put aside."""
         self.failed += 1
+        self.error = _text(error)
         tries = came.tries + 1
         if tries >= self._to.max_retries or isinstance(error, NonRetryable):
             dead = Refused(seq=came.next_seq, tries=tries, error=_text(error))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isawaitable
 from typing import Any, cast
 
+from kernel.authoring.plugins import Plugin
 from kernel.authoring.workflow import Workflow
-from kernel.errors import InvalidWorkflow
+from kernel.errors import InvalidCommand, InvalidWorkflow
+from kernel.plugin_runner import PluginRunner
+from kernel.ports.sinks import EventSink, Sink, Subscription
 
 __all__ = ["AcceptingChanges", "App", "ServiceFactory"]
 
@@ -22,7 +26,12 @@ class App:
     supervisor starts; what it returns is entered if it is a context manager (and left after the drain), awaited if it
     is awaitable, and given to stages as `ctx.service(name, type)`.
 
-    Raises: InvalidWorkflow, naming both, when an (id, version) pair is listed twice.
+    `plugins` are told of events, and so are `sinks`, which are opened when a supervisor starts and closed after its
+    drain. Each is owed its events under its name, which no two may share; give a `PluginRunner` instead of a list to
+    say how often plugins are tried.
+
+    Raises: InvalidWorkflow, naming both, when an (id, version) pair is listed twice; InvalidCommand, for two plugins
+    or sinks of one name.
     """
 
     def __init__(
@@ -30,9 +39,14 @@ class App:
         *,
         workflows: Sequence[Workflow[Any, Any]],
         services: Mapping[str, ServiceFactory] | None = None,
+        plugins: Sequence[Plugin] | PluginRunner = (),
+        sinks: Sequence[Sink | Subscription] = (),
     ) -> None:
         self.workflows: tuple[Workflow[Any, Any], ...] = tuple(workflows)
         self.services: Mapping[str, ServiceFactory] = dict(services or {})
+        self.plugins: PluginRunner = plugins if isinstance(plugins, PluginRunner) else PluginRunner(plugins)
+        self.sinks: tuple[Sink | Subscription, ...] = tuple(sinks)
+        self._check_names()
         self._by_version: dict[tuple[str, str], Workflow[Any, Any]] = {}
         self._newest: dict[str, Workflow[Any, Any]] = {}
         for position, workflow in enumerate(self.workflows):
@@ -46,6 +60,18 @@ class App:
                 )
             self._by_version[pair] = workflow
             self._newest.setdefault(workflow.id, workflow)
+
+    def _check_names(self) -> None:
+        names = [("plugin", plugin.id) for plugin in self.plugins.plugins]
+        names += [(f"sink at position {n}", sink.name) for n, sink in enumerate(self.sinks, start=1)]
+        for name, count in Counter(name for _, name in names).items():
+            if count > 1:
+                both = " and ".join(f"a {what}" for what, other in names if other == name)
+                raise InvalidCommand(
+                    f'"{name}" is the name of {both}.',
+                    field="sinks",
+                    hint="What is owed to a sink is owed to its name: give each its own.",
+                )
 
     def find_workflow(self, workflow_id: str, version: str | None = None, /) -> Workflow[Any, Any] | None:
         """The definition, or None; without a version the first listed one."""
@@ -66,6 +92,28 @@ class App:
         """Make the services, and close them in reverse order."""
         async with AsyncExitStack() as stack:
             yield {name: await _entered(stack, factory()) for name, factory in {**self.services, **overrides}.items()}
+
+    @asynccontextmanager
+    async def open_sinks(self) -> AsyncGenerator[Sequence[Subscription]]:
+        """Open the sinks, and close them in reverse order; plugins come first.
+
+        Raises: InvalidCommand, when what a sink opens is none.
+        """
+        async with AsyncExitStack() as stack:
+            opened = list(self.plugins.subscriptions())
+            for sink in self.sinks:
+                if isinstance(sink, Sink):
+                    made = await _entered(stack, sink.open())
+                    if not isinstance(made, EventSink):
+                        raise InvalidCommand(
+                            f'What sink "{sink.name}" opens is no event sink but {type(made).__name__}.',
+                            field="sinks",
+                            hint='Give it a method "async def publish(self, event)".',
+                        )
+                    opened.append(sink.opened(made))
+                else:
+                    opened.append(sink)
+            yield opened
 
 
 async def _entered(stack: AsyncExitStack, made: object) -> object:

@@ -45,6 +45,7 @@ from runtime.journals import RoutedJournals
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
 from runtime.patience import PatientBlobs
+from runtime.publishing import Parts, Publisher
 from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import ScheduledCommands
 from runtime.session import Session, SessionTiming
@@ -145,12 +146,15 @@ class Supervisor(Client):
         self._worker: JobWorker | None = None
         self._opened_at = 0.0
         self._ready = anyio.Event()
+        self._sinks = Parts(())
+        self._publisher: Publisher | None = None
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
         self._opened_at = anyio.current_time()
         self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
+        self._sinks = Parts(await self._service_stack.enter_async_context(self.app.open_sinks()))
         await super()._open()
         # The first session is part of opening, so that a failure to get one is the caller's to see.
         await self._open_session()
@@ -159,6 +163,19 @@ class Supervisor(Client):
         self._tasks.start_soon(self._serve, "claims", self._claim_runs)
         self._tasks.start_soon(self._serve, "repairs", self._repair_runs)
         self._tasks.start_soon(self._serve, "jobs", self._jobs_here.run)
+        await self._open_publisher(self._tasks)
+
+    async def _open_publisher(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Nothing is published, looked for or marked by a process without sinks."""
+        if not self._sinks.subscriptions():
+            return
+        publisher = Publisher(
+            self._sinks.subscriptions(), self.kernel.ports, poll_s=self._settings.poll_interval.total_seconds()
+        )
+        await publisher.register()
+        self._publisher = publisher
+        for name, service in publisher.services():
+            tasks.start_soon(self._serve, name, service)
 
     def _make_kernel(self, storage: Storage) -> Kernel:
         self._logbook = LogBook(store=storage.persistence)
@@ -241,6 +258,7 @@ class Supervisor(Client):
             registry=self._registry,
             executor=executor,
             scheduler=storage.scheduler,
+            event_sink=self._sinks,
             journals=journals,
             limits=self._limits(),
             concurrency=SideBySide(),
@@ -463,6 +481,8 @@ class Supervisor(Client):
 
     def _hinted(self, *, news: bool) -> None:
         super()._hinted(news=news)
+        if self._publisher is not None:
+            self._publisher.hint()
         if not news:
             return
         self._jobs_here.hinted()
@@ -658,6 +678,8 @@ class Supervisor(Client):
                 await self._hand_back()
             else:
                 await self.drain()
+                if self._publisher is not None:
+                    await self._publisher.finish(LEAVE_S)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._give_up_session()
