@@ -19,6 +19,7 @@ from runtime.commandline.invocation import (
     Cancel,
     Config,
     Demo,
+    Dlq,
     History,
     Init,
     Invocation,
@@ -28,6 +29,7 @@ from runtime.commandline.invocation import (
     Rerun,
     Runs,
     Show,
+    Sinks,
     Start,
     Unpark,
     Up,
@@ -143,6 +145,14 @@ def _carry_out(invocation: Invocation, screen: Screen) -> int:
             from runtime.commandline.acting import unpark_run
 
             return run_async(lambda: unpark_run(command, context), settings)
+        case Dlq():
+            from runtime.commandline.publishing import dead_letters
+
+            return run_async(lambda: dead_letters(command, context), settings)
+        case Sinks():
+            from runtime.commandline.publishing import known_sinks
+
+            return run_async(lambda: known_sinks(command, context), settings)
         case Migrate():
             from runtime.commandline.maintaining import migrate
 

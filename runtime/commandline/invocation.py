@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 __all__ = [
     "Artifacts",
@@ -17,6 +17,7 @@ __all__ = [
     "Command",
     "Config",
     "Demo",
+    "Dlq",
     "History",
     "Init",
     "Invocation",
@@ -27,6 +28,7 @@ __all__ = [
     "Rerun",
     "Runs",
     "Show",
+    "Sinks",
     "Start",
     "Unpark",
     "Up",
@@ -156,6 +158,23 @@ class Unpark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dlq:
+    """List dead letters, oldest first, those with an id above `after`; or replay the oldest of them."""
+
+    action: Literal["list", "replay"]
+    limit: int = 100
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sinks:
+    """List the sinks, or forget the one of this name."""
+
+    action: Literal["list", "forget"] = "list"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Migrate:
     """Bring the database's schema up to date; `sql`: only print what would be executed."""
 
@@ -197,6 +216,8 @@ Command: TypeAlias = (
     | Rerun
     | Poll
     | Unpark
+    | Dlq
+    | Sinks
     | Migrate
     | Bench
     | Config

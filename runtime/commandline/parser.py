@@ -25,6 +25,7 @@ from runtime.commandline.invocation import (
     Command,
     Config,
     Demo,
+    Dlq,
     History,
     Init,
     Invocation,
@@ -35,6 +36,7 @@ from runtime.commandline.invocation import (
     Rerun,
     Runs,
     Show,
+    Sinks,
     Start,
     Unpark,
     Up,
@@ -67,6 +69,10 @@ act
   rerun      begin a run that has ended again at one of its stages
   poll       look at the suspended stages of a run now
   unpark     give back a run that could not be decided
+
+publish
+  dlq        events that a plugin or sink refused too often: list them, or try them again
+  sinks      who is told of events and what each is still owed; forget one
 
 maintain
   migrate    bring the database's schema up to date
@@ -420,6 +426,43 @@ def _unpark(parser: argparse.ArgumentParser) -> _Make:
     return lambda known: Unpark(run=known.run)
 
 
+def _dlq(parser: argparse.ArgumentParser) -> _Make:
+    """List the events that a plugin or sink refused too often (dead letters), or have them tried again.
+
+    A replayed event goes to the sink that refused it, and to no other.
+    """
+    parser.add_argument("action", choices=("list", "replay"), metavar="list|replay", help="look, or try again")
+    parser.add_argument("--limit", type=_number(1, 10_000), default=100, metavar="N", help="at most (default: 100)")
+    parser.add_argument("--after", type=_number(0), default=0, metavar="ID", help="the page after this one (list)")
+    return _made_dlq
+
+
+def _made_dlq(known: argparse.Namespace) -> Dlq:
+    if known.action == "replay" and known.after:
+        raise InvalidCommand(
+            "--after is for looking: the oldest dead letters are replayed first.", field="after", hint="Leave it out."
+        )
+    return Dlq(**_taken(Dlq, known))
+
+
+def _sinks(parser: argparse.ArgumentParser) -> _Make:
+    """List plugins and sinks that have been registered, and of how many runs each is still owed events.
+
+    One that no process serves any more is owed more and more: forget it.
+    """
+    parser.add_argument("action", nargs="?", default="list", choices=("list", "forget"), metavar="list|forget")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the sink to forget")
+    return _made_sinks
+
+
+def _made_sinks(known: argparse.Namespace) -> Sinks:
+    if known.action == "list" and known.name is not None:
+        raise InvalidCommand(
+            f'leasehold sinks: "{known.name}" is one word too many.', field="name", hint="leasehold sinks forget NAME"
+        )
+    return Sinks(**_taken(Sinks, known))
+
+
 def _migrate(parser: argparse.ArgumentParser) -> _Make:
     """Bring the database's schema up to date. Safe to repeat, and while others work."""
     parser.add_argument("--sql", action="store_true", help="print the statements instead")
@@ -464,6 +507,8 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "rerun": _rerun,
     "poll": _poll,
     "unpark": _unpark,
+    "dlq": _dlq,
+    "sinks": _sinks,
     "migrate": _migrate,
     "bench": _bench,
     "config": _config,
