@@ -104,4 +104,5 @@ $(FOR_DEMO): pyproject.toml constraints.txt | $(VENV)/.created
 $(FOR_ALL): pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'Installing every extra and the tools for tests and checks ...'
 	@$(INSTALL) '.[all,dev]'
+	@.ci/nats-server $(VENV)
 	@touch $(FOR_DEMO) $@
