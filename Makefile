@@ -14,6 +14,7 @@ VENV ?= .venv
 TESTS ?=
 BENCH ?=
 PROFILE ?=
+CHAOS ?=
 JOBS ?= 2
 
 SHELL := bash
@@ -25,7 +26,7 @@ PACKAGES := kernel runtime adapters telemetry
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check bench profile test-matrix constraints clean
+.PHONY: help setup demo test check bench profile chaos test-matrix constraints clean
 # Two installations into one environment must not meet.
 .NOTPARALLEL:
 
@@ -36,6 +37,7 @@ help:
 	@echo 'make check        format, lint, types, imports'
 	@echo 'make bench        what the engine costs on this machine and database'
 	@echo 'make profile      where a worker of the benchmark and its database spend their time'
+	@echo 'make chaos        what reaches a webhook and a broker when publishers are killed'
 	@echo 'make test-matrix  conformance on the other Pythons and Postgres servers of this machine'
 	@echo 'make constraints  pin the newest versions that fit together'
 	@echo 'make clean        remove the environment and what tools left behind'
@@ -69,6 +71,10 @@ bench: $(FOR_ALL)
 # The same. Files go to build/profile. Options: make profile PROFILE=--help
 profile: $(FOR_ALL)
 	@$(BIN)/python -m runtime.bench.profile $(PROFILE)
+
+# Publishers are killed while they publish thousands of runs; some minutes. Options: make chaos CHAOS=--help
+chaos: $(FOR_ALL)
+	@$(BIN)/python -m tests.chaos.publishing $(CHAOS)
 
 test-matrix:
 	@.ci/test-matrix
