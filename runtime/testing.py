@@ -26,16 +26,20 @@ from kernel.authoring.context import CheckContext, StageContext
 from kernel.authoring.dataflow import StageGroup
 from kernel.authoring.outcomes import CheckAgain, encode_check_result, encode_result
 from kernel.authoring.outputs import Outputs
+from kernel.authoring.plugins import Plugin
 from kernel.authoring.results import Failed, NotReady, Ready, StageResult, Suspend
 from kernel.authoring.schema import Schema, Value
 from kernel.authoring.stage import BatchStage, Stage
 from kernel.authoring.workflow import Workflow
 from kernel.dispatch import Kernel
 from kernel.errors import ErrorInfo, InvalidInput, InvalidOutput, RunCancelled, RunFailed
-from kernel.events import Event
+from kernel.events import Event, EventType
+from kernel.plugin_runner import PluginRunner
 from kernel.ports.clock import Clock
 from kernel.ports.executor import Attempt, BodyCompleted, BodyOutcome, CheckAttempt, CheckOutcome
 from kernel.ports.scheduler import ScheduledCommand
+from kernel.ports.sinks import EventSink, subscriptions_of
+from kernel.publishing import record_of
 from runtime.app import App, ServiceFactory
 from runtime.bodies import AttemptPort, BodyHost, identity_of
 from runtime.bootstrap import Storage
@@ -51,6 +55,7 @@ from runtime.side_by_side import SideBySide
 from runtime.supervisor import Supervisor
 
 __all__ = [
+    "CollectingEventSink",
     "FakeClock",
     "Finished",
     "InMemoryBlobStore",
@@ -120,6 +125,41 @@ class NoopScheduler:
         self.scheduled.clear()
 
 
+class CollectingEventSink:
+    """An event sink that keeps what it is given, in the order in which it is given; `len` counts it.
+
+    `fail_next(error)` has it refuse the next event, once.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._failures: list[Exception] = []
+
+    async def publish(self, event: Event, /) -> None:
+        """Keep the event, or raise what was to be raised next."""
+        await checkpoint()
+        if self._failures:
+            raise self._failures.pop(0)
+        self.events.append(event)
+
+    def of_type(self, type: EventType) -> list[Event]:
+        """The events of one type."""
+        return [event for event in self.events if event.type == type]
+
+    def fail_next(self, error: Exception) -> None:
+        """Raise this instead of taking the next event."""
+        self._failures.append(error)
+
+    def clear(self) -> None:
+        """Forget everything, also what was to fail."""
+        self.events.clear()
+        self._failures.clear()
+
+    def __len__(self) -> int:
+        """How many events it has."""
+        return len(self.events)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Generic[O_co]):
     """How a run ended: its `status`, its output or its error, its stages in definition order and all its events."""
@@ -141,9 +181,11 @@ async def run_workflow(
     *,
     config: GivenConfig | None = None,
     services: Mapping[str, ServiceFactory] | None = None,
+    plugins: Sequence[Plugin] | PluginRunner = (),
 ) -> Finished[O]:
     """Run a workflow to its end in memory, skipping every wait between attempts and polls.
 
+    When it returns, every plugin has been told of what it wants, once; one that fails is logged and not tried again.
     Never raises for a run that fails; what makes it impossible to start (InvalidInput, InvalidConfig) is raised.
     """
     clock = FakeClock()
@@ -154,7 +196,7 @@ async def run_workflow(
         else:
             clock.advance(max(seconds, 0.0))
 
-    app = App(workflows=[workflow], services=services)
+    app = App(workflows=[workflow], services=services, plugins=plugins)
     settings = Settings(database_url="memory://", lease=FOREVER, passivate_after=FOREVER)
     async with Supervisor(app, settings=settings, storage=_memory(clock), wait=wait) as supervisor:
         run = await supervisor.start(workflow, input, config=config)
@@ -199,14 +241,21 @@ def memory_kernel(
     services: Mapping[str, ServiceFactory] | None = None,
     clock: Clock | None = None,
     lease: timedelta = timedelta(seconds=10),
+    event_sink: EventSink | None = None,
 ) -> Kernel:
     """A kernel that knows these workflows, over a store, blobs and an executor in memory; nothing runs by itself.
 
     `kernel.ports.store` is the store: sessions are opened and histories read there. Services are opened for each
-    attempt and closed after it. Nothing has to be closed. Raises: InvalidWorkflow, when one is listed twice.
+    attempt and closed after it. `event_sink` is given events by `FlushOutbox`. Nothing has to be
+    closed. Raises: InvalidWorkflow, when one is listed twice.
     """
     app, clock = App(workflows=workflows, services=services), clock or SystemClock()
-    store = MemoryPersistence(clock, lease=lease, workflows=[workflow_record(workflow) for workflow in workflows])
+    store = MemoryPersistence(
+        clock,
+        lease=lease,
+        workflows=[workflow_record(workflow) for workflow in workflows],
+        sinks=[record_of(subscription) for subscription in subscriptions_of(event_sink)],
+    )
     executor = _ExecutorByHand(app)
     kernel = Kernel(
         persistence=store,
@@ -215,6 +264,7 @@ def memory_kernel(
         ids=RandomIds(),
         registry=app,
         executor=executor,
+        event_sink=event_sink,
         scheduler=store.scheduler,
         concurrency=SideBySide(),
         job_transport=store.jobs,

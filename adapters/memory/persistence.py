@@ -62,7 +62,7 @@ class MemoryPersistence:
     """`Persistence` without a database.
 
     `lease` is what a session gets that names none. `session_ids` draws the ids of sessions; a simulation passes one
-    that its seed determines. `workflows` are registered from the beginning.
+    that its seed determines. `workflows` and `sinks` are registered from the beginning.
     """
 
     def __init__(
@@ -72,11 +72,13 @@ class MemoryPersistence:
         lease: timedelta = timedelta(seconds=10),
         session_ids: Callable[[], str] = lambda: str(uuid4()),
         workflows: Sequence[WorkflowRecord] = (),
+        sinks: Sequence[SinkRecord] = (),
     ) -> None:
         self._clock = clock
         self._lease = lease
         self._session_ids = session_ids
         self._tables = Tables(workflows=_checked(workflows))
+        outbox.register(self._tables, sinks)
         self._lock = Lock()
         self._hints = 0
         # How many hints each waiting task has heard of: those that come while it is busy are kept for it as one.

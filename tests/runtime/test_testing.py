@@ -10,10 +10,14 @@ import pytest
 from pydantic import BaseModel
 
 from kernel import (
+    CancelRun,
     CheckContext,
     CreateRun,
+    Event,
     ExecuteJob,
     Failed,
+    FlushOutbox,
+    FlushOutboxResult,
     InvalidConfig,
     InvalidInput,
     InvalidOutput,
@@ -30,9 +34,11 @@ from kernel import (
     Suspend,
     WorkflowBuilder,
     batch_stage,
+    plugin,
     stage,
 )
 from runtime.testing import (
+    CollectingEventSink,
     FakeClock,
     InMemoryBlobStore,
     MemoryPersistence,
@@ -41,7 +47,7 @@ from runtime.testing import (
     run_stage,
     run_workflow,
 )
-from tests.runtime.gates import Doc, Shout, echo
+from tests.runtime.gates import Doc, Shout, echo, three_stages
 
 pytestmark = pytest.mark.anyio
 
@@ -314,3 +320,45 @@ async def test_the_memory_adapters_go_by_the_names_of_the_interface():
     await blobs.put("k", b"v")
     assert await blobs.get("k") == b"v"
     assert await MemoryPersistence(clock).live_workflows() == []
+
+
+# -- plugins and sinks -------------------------------------------------------------------------------------------------
+
+
+async def test_plugins_have_been_told_when_a_run_has_finished() -> None:
+    told: list[str] = []
+
+    @plugin("audit", on=["stage.completed", "run.completed"])
+    async def audit(event: Event) -> None:
+        told.append(event.type)
+
+    flow = three_stages([])
+    finished = await run_workflow(flow, Doc(text="a"), plugins=[audit])
+
+    assert finished.status == "COMPLETED"
+    assert told == [*["stage.completed"] * 3, "run.completed"]
+
+
+async def test_a_kernel_by_hand_flushes_to_a_sink_that_collects() -> None:
+    sink, flow = CollectingEventSink(), three_stages([])
+    kernel = memory_kernel([flow], event_sink=sink)
+    await kernel.dispatch(CreateRun(workflow_id=flow.id, input=Doc(text="a")))
+    assert len(sink) == 0
+
+    sink.fail_next(ValueError("no"))
+    assert (await kernel.dispatch(FlushOutbox())).published == 0
+    assert await kernel.dispatch(FlushOutbox()) == FlushOutboxResult(published=0), "it is tried again after a second"
+
+
+async def test_a_collecting_sink_keeps_events_by_type_until_it_is_cleared() -> None:
+    sink, flow = CollectingEventSink(), three_stages([])
+    kernel = memory_kernel([flow], event_sink=sink)
+    run_id = (await kernel.dispatch(CreateRun(workflow_id=flow.id, input=Doc(text="a")))).run_id
+    await kernel.dispatch(CancelRun(run_id=run_id))
+
+    await kernel.dispatch(FlushOutbox())
+
+    assert [event.type for event in sink.of_type("run.cancelled")] == ["run.cancelled"]
+    assert [event.seq for event in sink.events] == list(range(1, len(sink) + 1))
+    sink.clear()
+    assert len(sink) == 0
