@@ -66,32 +66,41 @@ class Outbox:
         return [SinkRecord(name=row["name"], events=row["event_types"], owed=row["owed"]) for row in rows]
 
     async def spread(self, limit: int) -> int:
-        mark = self._spread_mark
-        for _ in range(TRIES):
-            lower, began = mark.lower(), monotonic()
-            with mapped("spread events"):
-                (row,) = await self._line.fetch("spread events", self._sql_spread, limit, lower)
-            mark.scanned(lower, monotonic() - began)
-            _move(mark, row, full=row["picked"] == limit)
-            if row["moved"] or row["picked"] < limit:
-                break
-        moved: int = row["moved"]
+        moved, picked, tries = 0, limit, 0
+        # All that was picked was locked by others, who are spreading it: there may be more behind it.
+        while not moved and picked >= limit and tries < TRIES:
+            tries += 1
+            moved, picked = await self._spread_once(limit)
         return moved
 
+    async def _spread_once(self, limit: int) -> tuple[int, int]:
+        mark = self._spread_mark
+        lower, began = mark.lower(), monotonic()
+        with mapped("spread events"):
+            (row,) = await self._line.fetch("spread events", self._sql_spread, limit, lower)
+        mark.scanned(lower, monotonic() - began)
+        _move(mark, row, full=row["picked"] == limit)
+        return row["moved"], row["picked"]
+
     async def claim_deliveries(self, sink: str, limit: int, *, lease: timedelta) -> Sequence[Delivery]:
+        claimed: Sequence[Delivery] = ()
+        picked, tries = limit, 0
+        while not claimed and picked >= limit and tries < TRIES:
+            tries += 1
+            claimed, picked = await self._claim_once(sink, limit, lease)
+        return claimed
+
+    async def _claim_once(self, sink: str, limit: int, lease: timedelta) -> tuple[Sequence[Delivery], int]:
         mark = self._due_marks.setdefault(sink, Mark())
-        for _ in range(TRIES):
-            lower, began, token = mark.lower(), monotonic(), str(uuid4())
-            with mapped("claim deliveries"):
-                # Not repeated when the answer is lost: what was taken then is due again when the claim has ended.
-                rows = await self._line.fetch(
-                    "claim deliveries", self._sql_claim, sink, limit, lease, token, ROWS_MAX, lower, repeat=False
-                )
-            mark.scanned(lower, monotonic() - began)
-            _move(mark, rows[0], full=rows[0]["picked"] == limit)
-            if rows[0]["run_id"] is not None or rows[0]["picked"] < limit:
-                break
-        return _deliveries(rows, sink, token)
+        lower, began, token = mark.lower(), monotonic(), str(uuid4())
+        with mapped("claim deliveries"):
+            # Not repeated when the answer is lost: what was taken then is due again when the claim has ended.
+            rows = await self._line.fetch(
+                "claim deliveries", self._sql_claim, sink, limit, lease, token, ROWS_MAX, lower, repeat=False
+            )
+        mark.scanned(lower, monotonic() - began)
+        _move(mark, rows[0], full=rows[0]["picked"] == limit)
+        return _deliveries(rows, sink, token), rows[0]["picked"]
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         if not settlements:

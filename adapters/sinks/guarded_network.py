@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import httpcore
 
@@ -16,7 +17,8 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
 
     def __init__(self, allowed: Sequence[Network]) -> None:
         self._allowed = allowed
-        self._network = httpcore.AnyIOBackend()
+        # The client defines it twice, once for programs without anyio, so that a type checker sees neither.
+        self._network = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
 
     async def connect_tcp(
         self,

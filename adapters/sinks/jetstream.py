@@ -13,6 +13,7 @@ import asyncio
 import re
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -110,7 +111,7 @@ class JetStreamSink:
                 hint="Serve this sink in a process on asyncio (LEASEHOLD_EVENT_LOOP=asyncio).",
             ) from None
         try:
-            import nats  # noqa: F401 - whether it is there
+            import_module("nats")
         except ImportError as error:
             raise InvalidCommand(
                 "JetStream needs a client that is not installed.",
@@ -153,12 +154,13 @@ class JetStreamSink:
                     max_reconnect_attempts=-1,
                     **self._options,
                 )
-                context = client.jetstream()
+                context: JetStreamContext = client.jetstream()  # pyright: ignore[reportUnknownMemberType] - untyped options
                 await self._find_stream(context)
                 self._context = context
             return self._context
 
     async def _find_stream(self, context: JetStreamContext) -> None:
+        from nats.js.api import StreamConfig
         from nats.js.errors import BadRequestError, NotFoundError
 
         try:
@@ -167,7 +169,7 @@ class JetStreamSink:
             if not self._create:
                 raise
             try:
-                await context.add_stream(name=self._stream, subjects=[f"{self._subject}.>"])
+                await context.add_stream(StreamConfig(name=self._stream, subjects=[f"{self._subject}.>"]))  # pyright: ignore[reportUnknownMemberType]
             except BadRequestError:
                 # Another process was faster.
                 await context.stream_info(self._stream)
