@@ -6,7 +6,24 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from kernel import CreateRun, CreateRunResult, Event, RerunFromResult, StageContext, Workflow, WorkflowBuilder, stage
+from adapters.sinks import log_events, webhook
+from kernel import (
+    CreateRun,
+    CreateRunResult,
+    Event,
+    EventSink,
+    FlushOutbox,
+    FlushOutboxResult,
+    PluginRunner,
+    RerunFromResult,
+    Sink,
+    StageContext,
+    Subscription,
+    Workflow,
+    WorkflowBuilder,
+    plugin,
+    stage,
+)
 from runtime import App, Client, Page, RunHandle, RunInfo, Supervisor, run_and_wait
 from runtime.testing import Finished, run_workflow
 
@@ -38,6 +55,33 @@ nightly = WorkflowBuilder("nightly", output=Report).pipe(nightly_stage).build()
 assert_type(documents, Workflow[Doc, Report])
 
 app = App(workflows=[documents, nightly], services={"http": dict[str, str]})
+
+
+@plugin("audit", on=["run.completed"])
+async def audit(event: Event) -> None: ...
+
+
+class Archive:
+    async def publish(self, event: Event, /) -> None: ...
+
+
+archive: EventSink = Archive()
+runner: EventSink = PluginRunner([audit], max_retries=5)
+told = App(
+    workflows=[documents],
+    plugins=[audit],
+    sinks=[
+        webhook("https://example.com/", secret="sixteen or more characters", events=["run.completed"]),
+        log_events(),
+        Sink(name="archive", open=Archive),
+        Subscription(name="other archive", sink=archive),
+    ],
+)
+patient = App(workflows=[documents], plugins=PluginRunner([audit]))
+
+
+async def flush(supervisor: Supervisor) -> None:
+    assert_type(await supervisor.kernel.dispatch(FlushOutbox(max_events=10)), FlushOutboxResult)
 
 
 async def start_and_wait() -> None:
