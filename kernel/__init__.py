@@ -5,6 +5,7 @@ hosts: `Kernel`, its commands and the events. The kernel knows no event loop, no
 those come in through the ports in `kernel.ports`. Where to begin reading: `kernel/dispatch.py`.
 """
 
+from kernel.annotations import Annotation, AnnotationFilters, Annotations
 from kernel.authoring import (
     Actor,
     AIConfig,
@@ -17,6 +18,7 @@ from kernel.authoring import (
     Decision,
     Failed,
     FeatureFlagsConfig,
+    NewAnnotations,
     NoConfig,
     NotReady,
     Payload,
@@ -102,6 +104,9 @@ __distribution__ = "leasehold"
 __all__ = [
     "AIConfig",
     "Actor",
+    "Annotation",
+    "AnnotationFilters",
+    "Annotations",
     "Approval",
     "ArtifactNotFound",
     "BatchStage",
@@ -145,6 +150,7 @@ __all__ = [
     "LeaseLost",
     "Limits",
     "MissingOutput",
+    "NewAnnotations",
     "NoConfig",
     "NoDatabase",
     "NonRetryable",

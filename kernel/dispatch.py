@@ -30,6 +30,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from kernel.annotations import Annotations
 from kernel.command import Command
 from kernel.commands.cancel_run import CancelRun, cancel_run
 from kernel.commands.claim_pending_runs import ClaimPendingRuns, claim_pending_runs
@@ -156,6 +157,7 @@ class Kernel:
             jobs=job_transport,
             subscriptions=subscriptions_of(event_sink),
         )
+        self.annotations: Annotations = Annotations(self.ports)
         self._scheduler = scheduler
 
     async def dispatch(self, command: Command[R], /) -> R:

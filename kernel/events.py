@@ -42,6 +42,7 @@ __all__ = [
     "StageSuspended",
     "StepRecorded",
     "event_json",
+    "is_emitted",
     "public_event",
 ]
 
@@ -213,6 +214,8 @@ class AnnotationCreated(_RunEvent):
     key: str
     value: Any
     scope: str
+    scope_id: str | None = None
+    stage_id: str | None = None
     actor: str | None = None
     type: Literal["annotation.created"] = "annotation.created"
 
@@ -316,6 +319,11 @@ def public_event(fact: Fact, *, run_id: str, seq: int, at: datetime, body: Any =
                 values[name] = getattr(fact, name)
     event: Event = cls(run_id=run_id, seq=seq, at=at, **values)
     return event
+
+
+def is_emitted(fact: Fact) -> bool:
+    """Whether sinks are given this fact as an event: every kind is, but annotations only when their authors said so."""
+    return fact.type != "annotation.created" or fact.emit is True
 
 
 def event_json(event: Event) -> bytes:

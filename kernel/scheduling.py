@@ -15,6 +15,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from kernel.authoring.annotations import plain_annotations
 from kernel.authoring.payload_guard import encode_payload
 from kernel.authoring.stage import Stage
 from kernel.command import Command
@@ -104,6 +105,7 @@ def _creation(command: CreateRun, schedule_id: str, registry: WorkflowRegistry) 
         command,
         input=_plain(command.input),
         config=_plain(command.config),
+        annotations=plain_annotations(command.annotations),
         idempotency_key=command.idempotency_key or f"scheduled {schedule_id}",
     )
     # Again, because what will be dispatched has gone through JSON.

@@ -18,8 +18,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, TypeVarTuple, Unp
 import anyio
 import anyio.lowlevel
 
-from kernel import CheckContext, InvalidInput, InvalidStage, Stage, StageContext
-from kernel.authoring.annotations import Annotation
+from kernel import CheckContext, InvalidCommand, InvalidInput, InvalidStage, Stage, StageContext
 from kernel.authoring.context import BodyCancelled, BodyIdentity
 from kernel.authoring.steps import RecordedStep, StepJournal
 from kernel.authoring.storage import BlockingBlobs
@@ -50,6 +49,7 @@ __all__ = [
 T = TypeVar("T")
 
 LINES_PER_ATTEMPT_MAX = 10_000
+NOTES_PER_ATTEMPT_MAX = 1_000
 """How many lines of one attempt are kept: more than anybody reads, and a bound for a body that never stops."""
 
 Ts = TypeVarTuple("Ts")
@@ -137,11 +137,15 @@ class AttemptPort:
         """Count lines that were lost on their way here."""
         self._host.logs.drop(self.identity, self._host.clock.now(), lines)
 
-    def annotate(self, annotation: Annotation, /) -> None:
-        """Keep one annotation for the end of the attempt."""
-        actor = annotation.actor
-        named = None if actor is None else ":".join(part for part in (actor.kind, actor.id, actor.version) if part)
-        self.notes.append(Note(key=annotation.key, value=annotation.value, actor=named))
+    def annotate(self, note: Note, /) -> None:
+        """Keep one annotation for the end of the attempt. Raises: InvalidCommand, when there are too many."""
+        if len(self.notes) >= NOTES_PER_ATTEMPT_MAX:
+            raise InvalidCommand(
+                f'Stage "{self.identity.stage_id}" annotates more than {NOTES_PER_ATTEMPT_MAX} times in one attempt.',
+                field="annotate",
+                hint="Every annotation is an event of the run's history. Log what is many: ctx.log.",
+            )
+        self.notes.append(note)
 
     def cancelled(self) -> bool:
         """Whether the result is no longer wanted."""

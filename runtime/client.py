@@ -18,6 +18,7 @@ import anyio.abc
 from pydantic_core import to_json
 from typing_extensions import TypeVar
 
+from kernel.authoring.annotations import Attributes, NewAnnotations
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.commands.create_run import CreateRun
@@ -222,6 +223,7 @@ class Client:
         config: GivenConfig | None = None,
         priority: int = 5,
         metadata: Mapping[str, Any] | None = None,
+        annotations: Sequence[NewAnnotations] | Attributes | None = None,
         run_at: datetime | None = None,
         connection: object = None,
     ) -> RunHandle[O]: ...
@@ -236,6 +238,7 @@ class Client:
         config: GivenConfig | None = None,
         priority: int = 5,
         metadata: Mapping[str, Any] | None = None,
+        annotations: Sequence[NewAnnotations] | Attributes | None = None,
         run_at: datetime | None = None,
         connection: object = None,
     ) -> RunHandle[Any]: ...
@@ -249,6 +252,7 @@ class Client:
         config: GivenConfig | None = None,
         priority: int = 5,
         metadata: Mapping[str, Any] | None = None,
+        annotations: Sequence[NewAnnotations] | Attributes | None = None,
         run_at: datetime | None = None,
         connection: object = None,
     ) -> RunHandle[Any]:
@@ -256,6 +260,7 @@ class Client:
 
         With an `idempotency_key` (unique per workflow) the same call answers with the same run. `config` maps stages
         to models or mappings that are merged over the defaults; `priority` is 0 to 9; nothing runs before `run_at`.
+        `annotations` (values by key, or `NewAnnotations`) appear with the run.
 
         With a `connection` of asyncpg's to the same database (asyncio only) the run is created in its transaction: it
         exists when that is committed, and nothing of it when not, neither its key nor, in a blob store of the same
@@ -275,6 +280,7 @@ class Client:
                 config=config,
                 priority=priority,
                 metadata=metadata,
+                annotations=annotations,
                 run_at=run_at,
             )
         )

@@ -24,7 +24,6 @@ from typing import Any, NoReturn, cast
 import anyio
 
 from kernel import InvalidConfig, InvalidInput, InvalidStage, RetryPolicy, Stage, StageContext
-from kernel.authoring.annotations import Annotation
 from kernel.authoring.context import BodyCancelled, NoConfig
 from kernel.authoring.outcomes import encode_result
 from kernel.authoring.outputs import Outputs
@@ -32,6 +31,7 @@ from kernel.authoring.schema import Schema
 from kernel.authoring.steps import StepJournal
 from kernel.authoring.storage import BlockingBlobs
 from kernel.model.attempts import Raised
+from kernel.model.notes import Note
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import BodyCompleted
 from runtime.bodies import AnyStage, BodyCall, perform, perform_blocking
@@ -74,9 +74,9 @@ class ChildPort:
         message = storable_text(message, length_max=MESSAGE_LENGTH_MAX)
         self._tell("progress", details, value=value, message=message)
 
-    def annotate(self, annotation: Annotation, /) -> None:
+    def annotate(self, note: Note, /) -> None:
         """Refused."""
-        raise _refused(self._stage_id, f'annotates "{annotation.key}"')
+        raise _refused(self._stage_id, f'annotates "{note.key}"')
 
     def cancelled(self) -> bool:
         """Whether the parent has asked the body to stop."""

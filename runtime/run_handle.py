@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, overload
 
 import anyio
 from pydantic_core import from_json
 from typing_extensions import TypeVar
 
-from kernel.authoring.schema import Schema
+from kernel.annotations import Annotation, AnnotationFilters
+from kernel.authoring.annotations import Actor, Attributes, TypedKey
+from kernel.authoring.schema import Payload, Schema
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.commands.cancel_run import CancelRun
@@ -33,10 +35,22 @@ from runtime.stream import EventStream, read_events
 if TYPE_CHECKING:
     from runtime.client import Client
 
-__all__ = ["RunHandle"]
+__all__ = ["Remark", "RunHandle"]
 
 O_co = TypeVar("O_co", covariant=True)
 T = TypeVar("T")
+
+
+class Remark(TypedDict, total=False):
+    """What annotations that are made together have in common; see `kernel.annotations.attach`."""
+
+    scope: str | None
+    scope_id: str | None
+    stage: Stage[Any, Any, Any] | str | None
+    actor: Actor | None
+    payload: Payload
+    idempotency_key: str | None
+    emit_event: bool
 
 
 class RunHandle(Generic[O_co]):
@@ -183,6 +197,37 @@ class RunHandle(Generic[O_co]):
     async def unpark(self) -> bool:
         """Give a parked run back to whoever can drive it; False when it was not parked. Raises: RunNotFound."""
         return (await self._client.kernel.dispatch(UnparkRun(run_id=self._run_id))).unparked
+
+    @overload
+    async def annotate(self, key: TypedKey[T], value: T, /, **common: Unpack[Remark]) -> int: ...
+    @overload
+    async def annotate(self, key: str, value: Payload, /, **common: Unpack[Remark]) -> int: ...
+    @overload
+    async def annotate(self, attributes: Attributes, /, **common: Unpack[Remark]) -> int: ...
+    async def annotate(
+        self, key: TypedKey[Any] | str | Attributes, value: Any = None, /, **common: Unpack[Remark]
+    ) -> int:
+        """Remark something about the run, at any time: one value under its key, or a mapping of several at once.
+
+        Returns how many annotations were new: None as a value is left out, and with an `idempotency_key` each key is
+        attached once. Raises: as `kernel.annotations.attach`.
+        """
+        attributes = {key: value} if isinstance(key, TypedKey | str) else key
+        return await self._client.kernel.annotations.attach(self._run_id, attributes, **common)
+
+    @overload
+    async def annotations(
+        self, *, key: TypedKey[T], **filters: Unpack[AnnotationFilters]
+    ) -> Sequence[Annotation[T]]: ...
+    @overload
+    async def annotations(
+        self, *, key: str | None = ..., **filters: Unpack[AnnotationFilters]
+    ) -> Sequence[Annotation[Any]]: ...
+    async def annotations(
+        self, *, key: TypedKey[Any] | str | None = None, **filters: Unpack[AnnotationFilters]
+    ) -> Sequence[Annotation[Any]]:
+        """What was remarked about the run, oldest first. Filters and errors: as `kernel.annotations.list`."""
+        return await self._client.kernel.annotations.list(self._run_id, key=key, **filters)
 
     async def history(self, after: int = 0) -> Sequence[Event]:
         """The events with a `seq` above `after`, in order. Raises: RunNotFound."""

@@ -22,7 +22,7 @@ from anyio import Event, get_current_task
 from anyio.lowlevel import checkpoint
 
 from adapters.log_lines import storable_line
-from adapters.memory import appends, jobs, leases, listings, logs, outbox, repairs
+from adapters.memory import appends, jobs, leases, listings, logs, notes, outbox, repairs
 from adapters.memory.payloads import check_append, check_workflow
 from adapters.memory.scheduler import MemoryScheduler
 from adapters.memory.tables import Tables, head_row, history_of
@@ -42,6 +42,7 @@ from kernel.ports.persistence import (
     RunQuery,
     SessionInfo,
     StoredHistory,
+    StoredNote,
     Suspects,
     SuspendedRuns,
     WorkflowRecord,
@@ -282,6 +283,11 @@ class MemoryPersistence:
 
     async def list_dead_letters(self, *, after: int = 0, limit: int = 100) -> DeadLetterPage:
         return await self._in_turn(lambda tables, _now: outbox.dead_letters(tables, after=after, limit=limit))
+
+    # -- Notes --------------------------------------------------------------------------------------------------------
+
+    async def read_notes(self, run_id: str, /, *, after: int = 0, limit: int = 1000) -> Sequence[StoredNote]:
+        return await self._in_turn(lambda tables, _now: notes.notes_of(tables, run_id, after=after, limit=limit))
 
     # -- Hints --------------------------------------------------------------------------------------------------------
 

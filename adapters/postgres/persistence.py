@@ -26,6 +26,7 @@ from adapters.postgres.joining import Joining
 from adapters.postgres.listings import Listings
 from adapters.postgres.logs import Logs
 from adapters.postgres.migrating import check_version, migrated
+from adapters.postgres.notes import Notes
 from adapters.postgres.outbox import Outbox
 from adapters.postgres.partitions import extended_history
 from adapters.postgres.pooling import connect_two
@@ -49,6 +50,7 @@ from kernel.ports.persistence import (
     RunQuery,
     SessionInfo,
     StoredHistory,
+    StoredNote,
     Suspects,
     SuspendedRuns,
     WorkflowRecord,
@@ -135,6 +137,7 @@ class _Store:
         self.jobs: Jobs = Jobs(self.line, schema, self.keys)
         self.listings: Listings = Listings(self.line, schema)
         self.logs: Logs = Logs(self.line, schema)
+        self.notes: Notes = Notes(self.line, schema)
         self.commands: ScheduledCommands = ScheduledCommands(self.line, schema)
         self.outbox: Outbox = Outbox(self.line, schema)
         self.blob_line: Line = blob_line(target)
@@ -320,6 +323,9 @@ class PostgresPersistence:
 
     async def list_dead_letters(self, *, after: int = 0, limit: int = 100) -> DeadLetterPage:
         return await self._call(lambda: self._store.outbox.list_dead_letters(after, limit))
+
+    async def read_notes(self, run_id: str, /, *, after: int = 0, limit: int = 1000) -> Sequence[StoredNote]:
+        return await self._call(lambda: self._store.notes.read_notes(run_id, after, limit))
 
     async def next_hint(self) -> bool:
         return await self._call(self._store.hints.next_hint)

@@ -3,7 +3,16 @@
 Everything here describes; nothing here runs a body or stores a value.
 """
 
-from kernel.authoring.annotations import Actor, Annotation, Approval, Decision, Revision, Trigger, TypedKey
+from kernel.authoring.annotations import (
+    Actor,
+    Approval,
+    Attributes,
+    Decision,
+    NewAnnotations,
+    Revision,
+    Trigger,
+    TypedKey,
+)
 from kernel.authoring.builder import Inferred, WorkflowBuilder
 from kernel.authoring.config import AIConfig, ConcurrencyConfig, DebugConfig, FeatureFlagsConfig, StandardConfig
 from kernel.authoring.context import BodyCancelled, BodyIdentity, BodyPort, CheckContext, NoConfig, StageContext
@@ -28,8 +37,8 @@ from kernel.authoring.workflow import Workflow
 __all__ = [
     "AIConfig",
     "Actor",
-    "Annotation",
     "Approval",
+    "Attributes",
     "BatchStage",
     "BlockingBlobs",
     "BlockingStorage",
@@ -43,6 +52,7 @@ __all__ = [
     "Failed",
     "FeatureFlagsConfig",
     "Inferred",
+    "NewAnnotations",
     "NoConfig",
     "NotReady",
     "Outputs",

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, overload
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from kernel.authoring.annotations import Actor, Annotation, TypedKey, make_annotation
+from kernel.authoring.annotations import Actor, Attributes, TypedKey, make_note, make_notes
 from kernel.authoring.outputs import Outputs
 from kernel.authoring.schema import Payload, Value
 from kernel.authoring.steps import StepJournal, Steps
 from kernel.authoring.storage import BlobAccess, Storage
 from kernel.errors import InvalidStage
+from kernel.model.notes import Note
 
 if TYPE_CHECKING:
     from kernel.authoring.stage import Stage
@@ -53,7 +54,7 @@ class BodyPort(BlobAccess, Protocol):
         """Take one report, which replaces the one before; never raise."""
         ...
 
-    def annotate(self, annotation: Annotation, /) -> None:
+    def annotate(self, note: Note, /) -> None:
         """Take one annotation, to be appended with the end of the attempt."""
         ...
 
@@ -177,6 +178,7 @@ class BodyContext(Generic[C_co]):
         actor: Actor | None = ...,
         payload: Payload = ...,
         idempotency_key: str | None = ...,
+        emit_event: bool = ...,
     ) -> None: ...
     @overload
     def annotate(
@@ -190,37 +192,43 @@ class BodyContext(Generic[C_co]):
         actor: Actor | None = ...,
         payload: Payload = ...,
         idempotency_key: str | None = ...,
+        emit_event: bool = ...,
+    ) -> None: ...
+    @overload
+    def annotate(
+        self,
+        attributes: Attributes,
+        /,
+        *,
+        scope: str = ...,
+        scope_id: str | None = ...,
+        actor: Actor | None = ...,
+        payload: Payload = ...,
+        idempotency_key: str | None = ...,
+        emit_event: bool = ...,
     ) -> None: ...
     def annotate(
         self,
-        key: TypedKey[Any] | str,
-        value: Any,
+        key: TypedKey[Any] | str | Attributes,
+        value: Any = None,
         /,
-        *,
-        scope: str = "stage",
-        scope_id: str | None = None,
-        actor: Actor | None = None,
-        payload: Payload = None,
-        idempotency_key: str | None = None,
+        **common: Any,
     ) -> None:
         """Remark something about the run; it is stored with the end of the attempt, be it a success or not.
 
-        None as value is ignored. The scope is this stage unless another is named.
+        One value under its key, or a mapping of several; None as value is ignored. `scope` is this stage, unless it
+        names "run" or something of the author's own, of which `scope_id` says which one. `actor` is who says it and
+        `payload` its evidence. With an `idempotency_key` the key is annotated once per run, whatever is tried again.
+        `emit_event`: sinks and plugins are given an `annotation.created`.
 
         Raises: InvalidCommand for the key, InvalidInput for a value that is not of the key's type, PayloadRefused.
         """
-        if value is None:
-            return
-        annotation = make_annotation(
-            key,
-            value,
-            scope=scope,
-            scope_id=self.stage_id if scope == "stage" and scope_id is None else scope_id,
-            actor=actor,
-            payload=payload,
-            idempotency_key=idempotency_key,
-        )
-        self._port.annotate(annotation)
+        common.setdefault("scope", "stage")
+        if isinstance(key, Mapping):
+            for note in make_notes(key, **common):
+                self._port.annotate(note)
+        elif value is not None:
+            self._port.annotate(make_note(key, value, **common))
 
     @property
     def cancelled(self) -> bool:

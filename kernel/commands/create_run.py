@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Protocol, cast
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, cast
 from pydantic import BaseModel
 from pydantic_core import from_json, to_jsonable_python
 
+from kernel.authoring.annotations import Attributes, NewAnnotations, notes_of
 from kernel.authoring.payload_guard import check_payload_json, encode_payload
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
@@ -23,6 +24,7 @@ from kernel.model.consequences import advance_run
 from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.facts import BlobRef, RunCreated
 from kernel.model.ids import is_run_id
+from kernel.model.notes import Note, add_notes
 from kernel.payloads import Limits, blob_key, place_payload
 from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
@@ -48,7 +50,8 @@ class CreateRun(Command[CreateRunResult]):
 
     `config` maps stage (or stage id) to a model or mapping that is merged deeply over the stage's defaults. The same
     `idempotency_key` with the same `input` and `config` answers with the same run; the other fields take no part.
-    `priority` is 0 to 9, one step being worth ten seconds of waiting; nothing runs before `run_at`. `run_id` is for
+    `priority` is 0 to 9, one step being worth ten seconds of waiting; nothing runs before `run_at`. `annotations`, a
+    mapping of values by key or several `NewAnnotations`, appear with the run or not at all. `run_id` is for
     callers that mint the id themselves, so that sending again after a lost answer creates nothing twice.
     """
 
@@ -60,6 +63,7 @@ class CreateRun(Command[CreateRunResult]):
     config: Mapping[str | Stage[Any, Any, Any], Any] | None = None
     priority: int = 5
     metadata: Mapping[str, Any] | None = None
+    annotations: Sequence[NewAnnotations] | Attributes | None = None
     run_at: datetime | None = None
     run_id: str | None = None
     workflow_version: str | None = None
@@ -114,9 +118,12 @@ class CreateRunPorts(Protocol):
         ...
 
 
-def decide_create(run_id: str, fact: RunCreated, input_: bytes | None, moment: Moment) -> Decision[CreateRunResult]:
+def decide_create(
+    run_id: str, fact: RunCreated, input_: bytes | None, moment: Moment, *, notes: Sequence[Note] = ()
+) -> Decision[CreateRunResult]:
     """The opening of a history; who creates the run as its owner begins the first group in the same append."""
     draft = Draft.opening(run_id, fact, moment, input_)
+    add_notes(draft, notes)
     if moment.starts > 0 and (fact.run_at is None or fact.run_at <= moment.now):
         advance_run(draft)
     return draft.decided(CreateRunResult(run_id=run_id))
@@ -136,6 +143,7 @@ async def create_run(command: CreateRun, ports: CreateRunPorts) -> CreateRunResu
     merged = workflow.merge_config(command.config)
     config = {stage_id: values for stage_id, values in merged.items() if values}
     metadata = _plain(command.metadata, "metadata")
+    notes = notes_of(command.annotations)
     run_id = command.run_id or ports.ids.run_id(ports.clock.now())
     # The digest: a caller who uses a run's id again must not overwrite that run's input.
     where = blob_key(workflow.id, run_id, f"input-{hashlib.sha256(input_).hexdigest()[:24]}.json")
@@ -165,7 +173,7 @@ async def create_run(command: CreateRun, ports: CreateRunPorts) -> CreateRunResu
     inline = payload if isinstance(payload, bytes) else None
     try:
         return await ports.journals.create(
-            run_id, lambda moment: decide_create(run_id, fact, inline, moment), new=new, key=key
+            run_id, lambda moment: decide_create(run_id, fact, inline, moment, notes=notes), new=new, key=key
         )
     except KeyTaken as taken:
         assert key is not None

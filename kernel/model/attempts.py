@@ -16,7 +16,6 @@ from kernel.errors import ErrorInfo
 from kernel.model.consequences import advance_run
 from kernel.model.draft import Draft
 from kernel.model.facts import (
-    AnnotationCreated,
     BlobRef,
     RetryCause,
     StageCompleted,
@@ -25,6 +24,7 @@ from kernel.model.facts import (
     StageSuspended,
 )
 from kernel.model.machine import Status
+from kernel.model.notes import Note, add_notes
 from kernel.model.retry import RetryPolicy, retry_delay
 from kernel.model.run import RunState
 from kernel.model.stage import StageState
@@ -46,15 +46,6 @@ __all__ = [
 
 Payload: TypeAlias = bytes | BlobRef
 """A payload ready to be recorded: raw JSON to be kept beside its fact, or the place where it was put."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """An annotation that a body made: its key, its value as raw JSON, and who says so, if not the stage itself."""
-
-    key: str
-    value: bytes
-    actor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +104,7 @@ def end_attempt(draft: Draft, stage_id: str, outcome: Outcome, policy: RetryPoli
     assert stage.status is Status.RUNNING
     draft.starts += draft.moment.passes_on
     now = draft.moment.now
-    for note in outcome.notes:
-        draft.add(AnnotationCreated(key=note.key, scope="stage", stage_id=stage_id, actor=note.actor), note.value)
+    add_notes(draft, outcome.notes, stage=stage)
     match outcome:
         case Completed():
             assert stage.attempt_started_at is not None

@@ -308,12 +308,23 @@ class StepRecorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotationCreated:
-    """Somebody noted something about the run or one of its stages; the value is the body of this fact."""
+    """Somebody noted something about the run or one of its stages; the value is the body of this fact.
+
+    `stage_id` is the stage that said it or that it is about, with `execution` and `attempt` where a body said it.
+    `actor` is the text of an `Actor`; `payload` is JSON in a text, so that it comes back to the byte; `once` is the
+    idempotency key, and `emit` whether sinks are given it as an event.
+    """
 
     key: str
     scope: str = "run"
+    scope_id: str | None = None
     stage_id: str | None = None
+    execution: int | None = None
+    attempt: int | None = None
     actor: str | None = None
+    payload: str | None = None
+    once: str | None = None
+    emit: bool | None = None
     type: Literal["annotation.created"] = "annotation.created"
 
 

@@ -15,9 +15,10 @@ from kernel.errors import ErrorInfo
 from kernel.model.attempts import Note, Payload, fail_or_retry, split
 from kernel.model.consequences import advance_run
 from kernel.model.draft import Draft
-from kernel.model.facts import AnnotationCreated, BlobRef, StageCompleted, StageSuspended
+from kernel.model.facts import BlobRef, StageCompleted, StageSuspended
 from kernel.model.looks import Look
 from kernel.model.machine import Status
+from kernel.model.notes import add_notes
 from kernel.model.retry import RetryPolicy, delay_of, retry_delay
 from kernel.model.run import RunState
 from kernel.model.stage import Body, StageState, Suspension
@@ -98,8 +99,7 @@ def end_poll(
     suspension = stage.suspension
     assert suspension is not None
     now = draft.moment.now
-    for note in notes:
-        draft.add(AnnotationCreated(key=note.key, scope="stage", stage_id=stage_id, actor=note.actor), note.value)
+    add_notes(draft, notes, stage=stage)
     asked = checked is not None and checked.seq != suspension.seq
     match finding:
         case FoundReady():

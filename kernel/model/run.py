@@ -69,7 +69,8 @@ class RunState:
 
     `stages` has every stage of the plan, in definition order. `group` is the number of the group whose turn it is, 0
     before the first. `owner` is the session that last announced itself as the driver; whether it still is, only the
-    run's head in the store can say. `drive` "jobs": nobody owns the run, and everything due in it is a job.
+    run's head in the store can say. `drive` "jobs": nobody owns the run, and everything due in it is a job. `noted` has
+    (key, idempotency key) of the annotations that are made once.
     """
 
     run_id: str
@@ -94,6 +95,7 @@ class RunState:
     drive: Literal["actor", "jobs"] = "actor"
     error: RunError | None = None
     cancel_reason: str | None = None
+    noted: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def ended(self) -> bool:
@@ -261,8 +263,10 @@ def _step_recorded(state: RunState, fact: StepRecorded, _at: datetime) -> RunSta
     return replace(state, seq=seq, steps=steps)
 
 
-def _annotated(state: RunState, _fact: AnnotationCreated, _at: datetime) -> RunState:
-    return replace(state, seq=state.seq + 1)
+def _annotated(state: RunState, fact: AnnotationCreated, _at: datetime) -> RunState:
+    if fact.once is None:
+        return replace(state, seq=state.seq + 1)
+    return replace(state, seq=state.seq + 1, noted=state.noted | {(fact.key, fact.once)})
 
 
 def _stage(state: RunState, stage_id: str) -> StageState:

@@ -41,6 +41,7 @@ __all__ = [
     "Logs",
     "Mode",
     "NewRun",
+    "Notes",
     "Page",
     "Persistence",
     "Polls",
@@ -49,6 +50,7 @@ __all__ = [
     "SessionInfo",
     "Sessions",
     "StoredHistory",
+    "StoredNote",
     "Suspects",
     "SuspendedRuns",
     "Transactions",
@@ -561,6 +563,27 @@ class Logs(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredNote:
+    """An annotation in a history: its place, when it was appended, its fact as a JSON object and its value as JSON."""
+
+    seq: int
+    at: datetime
+    fact: bytes
+    value: bytes
+
+
+class Notes(Protocol):
+    """What was annotated, as the histories have it."""
+
+    async def read_notes(self, run_id: str, /, *, after: int = 0, limit: int = 1000) -> Sequence[StoredNote]:
+        """The first `limit` annotations of the run with a `seq` above `after`, in order; none of an unknown run.
+
+        Raises: Unavailable.
+        """
+        ...
+
+
 class Hints(Protocol):
     """Hearing early that something may have changed; correctness never depends on it."""
 
@@ -585,6 +608,7 @@ class Persistence(
     Repairs,
     Listings,
     Logs,
+    Notes,
     Hints,
     Outbox,
     Protocol,

@@ -14,6 +14,8 @@ from typing import assert_never
 from kernel.errors import EngineError, RunCancelled, RunFailed
 from runtime.commandline.failures import BUG, DONE, INTERRUPTED, report, report_bug, single
 from runtime.commandline.invocation import (
+    Annotate,
+    Annotations,
     Artifacts,
     Bench,
     Cancel,
@@ -129,6 +131,14 @@ def _carry_out(invocation: Invocation, screen: Screen) -> int:
             from runtime.commandline.artifacts import show_artifacts
 
             return run_async(lambda: show_artifacts(command, context), settings)
+        case Annotations():
+            from runtime.commandline.annotating import show_annotations
+
+            return run_async(lambda: show_annotations(command, context), settings)
+        case Annotate():
+            from runtime.commandline.annotating import annotate_run
+
+            return run_async(lambda: annotate_run(command, context), settings)
         case Cancel():
             from runtime.commandline.acting import cancel_run
 

@@ -126,6 +126,29 @@ class Artifacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Annotations:
+    """What was remarked about one run; `prefix` is the beginning of the keys that are meant."""
+
+    run: str
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotate:
+    """Remark something about one run. `value` is JSON, or a text when it is none; `actor` is kind[:id[:version]]."""
+
+    run: str
+    key: str
+    value: str
+    stage: str | None = None
+    scope: str | None = None
+    scope_id: str | None = None
+    actor: str | None = None
+    once: str | None = None
+    emit: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Cancel one run."""
 
@@ -212,6 +235,8 @@ Command: TypeAlias = (
     | History
     | Logs
     | Artifacts
+    | Annotations
+    | Annotate
     | Cancel
     | Rerun
     | Poll

@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 from kernel.errors import InvalidCommand
 from kernel.model.machine import Status
 from runtime.commandline.invocation import (
+    Annotate,
+    Annotations,
     Artifacts,
     Bench,
     Cancel,
@@ -63,8 +65,10 @@ look
   history    its events
   logs       what its stages logged
   artifacts  what its stages kept beside their results
+  annotations  what was remarked about it
 
 act
+  annotate   remark something about a run
   cancel     cancel a run
   rerun      begin a run that has ended again at one of its stages
   poll       look at the suspended stages of a run now
@@ -398,6 +402,27 @@ def _made_artifacts(known: argparse.Namespace) -> Artifacts:
     return artifacts
 
 
+def _annotations(parser: argparse.ArgumentParser) -> _Make:
+    """What was remarked about a run, by its stages and by anybody else, oldest first."""
+    _add_run(parser)
+    parser.add_argument("--prefix", metavar="P", help='only keys that begin so, such as "decision."')
+    return lambda known: Annotations(**_taken(Annotations, known))
+
+
+def _annotate(parser: argparse.ArgumentParser) -> _Make:
+    """Remark something about a run, whether it goes on or has ended."""
+    _add_run(parser)
+    parser.add_argument("key", metavar="KEY", help="lower case words joined by dots: approval.approvers")
+    parser.add_argument("value", metavar="VALUE", help="JSON; what is none is taken as a text")
+    parser.add_argument("--stage", metavar="STAGE", help="the stage that it is about")
+    parser.add_argument("--scope", metavar="S", help="what it is about, in a word of yours (default: run, or stage)")
+    parser.add_argument("--scope-id", metavar="ID", help="and which one of those")
+    parser.add_argument("--actor", metavar="KIND[:ID]", help="who says so, such as user:ada")
+    parser.add_argument("--once", metavar="K", help="idempotency key: the same key and K is one annotation")
+    parser.add_argument("--emit", action="store_true", help="give sinks an annotation.created")
+    return lambda known: Annotate(**_taken(Annotate, known))
+
+
 def _cancel(parser: argparse.ArgumentParser) -> _Make:
     """Cancel a run; what executes of it is interrupted, in whatever process."""
     _add_run(parser)
@@ -503,6 +528,8 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "history": _history,
     "logs": _logs,
     "artifacts": _artifacts,
+    "annotations": _annotations,
+    "annotate": _annotate,
     "cancel": _cancel,
     "rerun": _rerun,
     "poll": _poll,

@@ -54,7 +54,9 @@ ONE_OF_EACH: list[Fact] = [
     StageCancelled(**OF_STAGE),
     StageSkipped(**OF_STAGE, reason="the run failed"),
     StepRecorded(**OF_STAGE, position=0, name="fetch", result_blob=_BLOB),
-    AnnotationCreated(key="note", scope="stage", stage_id="a", actor="Ada"),
+    AnnotationCreated(
+        **OF_STAGE, key="note", scope="page", scope_id="7", actor="user:Ada", payload=SECRET, once=SECRET, emit=True
+    ),
 ]
 
 

@@ -1,7 +1,7 @@
 """The command table, and reading commands from JSON."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import NoneType
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import pytest
 from pydantic_core import to_jsonable_python
 
+from kernel.authoring import NewAnnotations
 from kernel.command import Command
 from kernel.commands.cancel_run import CancelRun
 from kernel.commands.create_run import CreateRun
@@ -86,6 +87,7 @@ VALUES: dict[Any, Any] = {
     datetime: NOW,
     Mapping: {"key": "text"},
     Any: [1, {"a": None}],
+    Sequence: [NewAnnotations(attributes={"note": 1})],
 }
 
 

@@ -35,7 +35,7 @@ PUBLIC: dict[str, set[str]] = {
     "stage.cancelled": {"stage_id", "execution", "attempt"},
     "stage.skipped": {"stage_id", "execution", "attempt", "reason"},
     "step.recorded": {"stage_id", "execution", "position", "name"},
-    "annotation.created": {"key", "value", "scope", "actor"},
+    "annotation.created": {"key", "value", "scope", "scope_id", "stage_id", "actor"},
 }
 
 
@@ -94,6 +94,8 @@ def test_a_fact_that_has_a_value_itself_shows_that_and_not_its_payload() -> None
         key: str
         value: str
         scope: str = "run"
+        scope_id: str | None = None
+        stage_id: str | None = None
         actor: str | None = None
         type: str = "annotation.created"
 

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from kernel import CancelRun, CreateRun, InvalidCommand, InvalidConfig, InvalidInput, PayloadRefused, WorkflowNotFound
+from kernel import (
+    Approval,
+    CancelRun,
+    CreateRun,
+    InvalidCommand,
+    InvalidConfig,
+    InvalidInput,
+    PayloadRefused,
+    WorkflowNotFound,
+)
 from kernel.command import Command
 from kernel.dispatch import ROUTES, Kernel, parse_command
 from kernel.ports.scheduler import ScheduledCommand
@@ -136,9 +145,21 @@ def test_models_and_stages_become_plain_json_without_their_defaults() -> None:
     assert hands.scheduler.kept[key].workflow_id == "single"
 
 
+def test_typed_annotations_become_plain_json_and_are_made_when_their_run_is() -> None:
+    hands = Scheduling()
+
+    key = hands.schedule(creation(annotations={Approval.timestamp: NOW}))
+
+    (plain,) = hands.waiting(key)["annotations"]
+    assert plain["attributes"] == {"approval.timestamp": NOW.isoformat().replace("+00:00", "Z")}
+    run_id = hands.dispatch(parse_command(hands.waiting(key))).run_id
+    assert hands.kinds(run_id) == [["run.created", "annotation.created"]]
+
+
 @pytest.mark.parametrize(
     "given, error, field",
     [
+        ({"annotations": {Approval.timestamp: "soon"}}, InvalidInput, "input"),
         ({"input": {"path": 3}}, InvalidInput, "input"),
         ({"input": Doc(path="a", weight=float("nan"))}, PayloadRefused, "input"),
         ({"config": {"extract": {"max_chars": "many"}}}, InvalidConfig, "config"),

@@ -41,6 +41,7 @@ def summary_of(state: RunState) -> dict[str, Any]:
         "cancel_reason": state.cancel_reason,
         "total_cost": state.total_cost,
         "total_tokens": state.total_tokens,
+        "noted": sorted(state.noted),
         "stages": {stage.id: _stage(stage) for stage in state.stages.values()},
         "steps": {
             stage_id: [[step.name, _place(step.result)] for step in steps] for stage_id, steps in state.steps.items()

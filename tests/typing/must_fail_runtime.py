@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from kernel import CancelRun, CreateRunResult
+from kernel import CancelRun, CreateRunResult, Decision
 from runtime import Client, RunHandle, Supervisor
 from tests.typing.usage_runtime import Doc, Report, documents, nightly
 
@@ -23,4 +23,6 @@ async def expect_another_output(client: Client, run: RunHandle[Report]) -> None:
     text: Text = await run.result()  # E
     handle: RunHandle[Text] = client.run("id", documents)  # E
     created: CreateRunResult = await client.kernel.dispatch(CancelRun(run_id="id"))  # E
+    await run.annotate(Decision.confidence, "sure")  # E
+    await run.annotations(about="it")  # E
     print(text, handle, created)

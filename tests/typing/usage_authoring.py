@@ -105,6 +105,7 @@ async def resize(ctx: StageContext[Photo, ResizeConfig]) -> Pixels:
     assert_type(ctx.service("http", dict), dict[Any, Any])
     ctx.annotate(SHARPNESS, 0.9)
     ctx.annotate("photo.camera", {"maker": "Leica"})
+    ctx.annotate({SHARPNESS: 0.9, "photo.camera": None}, scope="page", scope_id="7", emit_event=True)
     ctx.log("info", describe(ctx), size=3)
     ctx.progress(0.5, "half way", photos=2)
     return Pixels(width=ctx.config.edge, height=ctx.config.edge)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, assert_type
 
 from pydantic import BaseModel
 
 from adapters.sinks import log_events, webhook
 from kernel import (
+    Actor,
+    Annotation,
     CreateRun,
     CreateRunResult,
+    Decision,
     Event,
     EventSink,
     FlushOutbox,
     FlushOutboxResult,
+    NewAnnotations,
     PluginRunner,
     RerunFromResult,
     Sink,
     StageContext,
     Subscription,
+    Trigger,
     Workflow,
     WorkflowBuilder,
     plugin,
@@ -109,6 +115,15 @@ async def observe() -> None:
         assert_type(await run.describe(), RunInfo)
         assert_type(await run.rerun_from(count, keep_completed=True, idempotency_key="k"), RerunFromResult)
         assert_type(await run.rerun_from("count"), RerunFromResult)
+        assert_type(await run.annotate(Decision.confidence, 0.5, stage=count, actor=Actor(kind="user")), int)
+        assert_type(await run.annotate({Decision.outcome: "go", "doc.pages": 3}, idempotency_key="k"), int)
+        assert_type(await run.annotate("doc.pages", 3, scope="page", scope_id="7", emit_event=True), int)
+        assert_type(await run.annotations(key=Decision.confidence, limit=3), Sequence[Annotation[float]])
+        assert_type(await run.annotations(key_prefix="doc.", stage=count), Sequence[Annotation[Any]])
+        assert_type(await client.kernel.annotations.list("id", key=Decision.outcome), Sequence[Annotation[str]])
+        assert_type(await client.kernel.annotations.attach("id", {Decision.outcome: "go"}), int)
+        await client.start(documents, Doc(path="a"), annotations={Trigger.source: "api"})
+        await client.start(documents, Doc(path="a"), annotations=[NewAnnotations(attributes={"doc.pages": 3})])
         async for event in run.events(after=3):
             assert_type(event, Event)
             if event.type == "stage.completed":

@@ -3,7 +3,7 @@
 --   workflows ──< runs ──< history                   who runs what, and everything that happened to it
 --                  │ │
 --      sessions ──<┘ ├──< jobs                       who drives it; attempts that others execute
---                    ├──< logs, annotations          what bodies say, what people note
+--                    ├──< logs                       what bodies say
 --                    ├──< ai_calls                   what models cost
 --                    ├──< deliveries, dead_letters   events that a sink did not take yet, or never took
 --                    └──  idempotency_keys           which run a caller's key belongs to
@@ -313,21 +313,6 @@ CREATE INDEX logs_run ON leasehold.logs (run_id, id);
 CREATE INDEX logs_progress ON leasehold.logs (run_id, stage_id, id) WHERE level = 'PROGRESS' AND stage_id IS NOT NULL;
 COMMENT ON TABLE leasehold.logs IS 'What stage bodies logged, and their progress (level PROGRESS).';
 
-CREATE TABLE leasehold.annotations (
-    id       bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    run_id   uuid NOT NULL,
-    seq      integer NOT NULL,
-    at       timestamptz NOT NULL,
-    key      text NOT NULL,
-    scope    text NOT NULL,
-    stage_id text,
-    actor    text,
-    value    json,
-    UNIQUE (run_id, seq)
-);
-CREATE INDEX annotations_key ON leasehold.annotations (key, id);
-COMMENT ON TABLE leasehold.annotations IS 'Notes about runs, copied out of their histories so that they can be searched.';
-
 CREATE TABLE leasehold.ai_calls (
     id            uuid PRIMARY KEY,
     run_id        uuid,
@@ -399,6 +384,25 @@ SELECT h.run_id,
 FROM leasehold.history AS h
 CROSS JOIN LATERAL json_array_elements(h.events) WITH ORDINALITY AS fact (value, place);
 COMMENT ON VIEW leasehold.events IS 'The events of a run, one per row. Always filter by run_id: the view unpacks every history row it reads.';
+
+CREATE VIEW leasehold.annotations AS
+SELECT h.run_id,
+       h.first_seq + fact.place::integer - 1 AS seq,
+       h.at,
+       fact.value ->> 'key' AS key,
+       h.bodies -> (h.first_seq + fact.place - 1)::text AS value,
+       coalesce(fact.value ->> 'scope', 'run') AS scope,
+       fact.value ->> 'scope_id' AS scope_id,
+       fact.value ->> 'stage_id' AS stage_id,
+       (fact.value ->> 'execution')::integer AS execution,
+       (fact.value ->> 'attempt')::integer AS attempt,
+       fact.value ->> 'actor' AS actor,
+       (fact.value ->> 'payload')::json AS payload,
+       fact.value ->> 'once' AS idempotency_key
+FROM leasehold.history AS h
+CROSS JOIN LATERAL json_array_elements(h.events) WITH ORDINALITY AS fact (value, place)
+WHERE fact.value ->> 'type' = 'annotation.created';
+COMMENT ON VIEW leasehold.annotations IS 'What was remarked about a run, by its bodies and by anybody else; actor is kind[:id[:version]]. Always filter by run_id.';
 
 CREATE VIEW leasehold.stages AS
 WITH told AS NOT MATERIALIZED (

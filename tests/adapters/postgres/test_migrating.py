@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 TABLES = {
     *("workflows", "runs", "history", "sessions", "jobs", "idempotency_keys", "deliveries", "dead_letters", "sinks"),
-    *("logs", "annotations", "ai_calls", "scheduled_commands", "maintenance", "blobs", "migrations"),
+    *("logs", "ai_calls", "scheduled_commands", "maintenance", "blobs", "migrations"),
 }
 
 

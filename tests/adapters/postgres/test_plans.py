@@ -56,6 +56,7 @@ REACHED_BY: dict[str, set[str]] = {
     "delete_expired_keys": {"idempotency_keys_pkey"},
     "read_logs": {"logs_run"},
     "read_progress": {"logs_progress"},
+    "read_notes": {"history_pkey"},
     "command_take": {"scheduled_commands_due", "scheduled_commands_pkey"},
     "command_cancel": {"scheduled_commands_pkey"},
     "command_postpone": {"scheduled_commands_pkey"},
@@ -72,7 +73,10 @@ REACHED_BY: dict[str, set[str]] = {
 }
 
 # With a null for the run's id no partition would be left to look at.
-VALUES = {"load_run": "('019a0000-0000-7000-8000-000000000000', 0, true)"}
+VALUES = {
+    "load_run": "('019a0000-0000-7000-8000-000000000000', 0, true)",
+    "read_notes": "('019a0000-0000-7000-8000-000000000000', 0, 500)",
+}
 
 LARGE = re.compile(r"runs|history_\w+|idempotency_keys|logs|blobs|scheduled_commands|deliveries|dead_letters")
 

@@ -520,6 +520,14 @@ HOT: dict[str, Hot] = {
         rows=20,
         pages=40,
     ),
+    "read_notes": Hot(
+        sent="per look at a run's annotations",
+        values=lambda crowd: (crowd.runs["completed"][10], 0, 500),
+        indexes={"history_pkey"},
+        # The run's own appends, and the events in them.
+        rows=5,
+        pages=15,
+    ),
     "write_logs": Hot(
         sent="per 1000 log lines or second",
         values=lambda crowd: tuple(

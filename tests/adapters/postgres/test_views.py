@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from adapters.postgres import PostgresPersistence
 from adapters.system import RandomIds
-from kernel import RetryPolicy, RunFailed, StageContext, Workflow, WorkflowBuilder, stage
+from kernel import Actor, RetryPolicy, RunFailed, StageContext, Trigger, Workflow, WorkflowBuilder, stage
 from kernel.events import event_json
 from runtime import App, RunHandle, Settings, Supervisor
 from runtime.bootstrap import Storage
@@ -99,6 +99,25 @@ async def test_the_view_of_events_shows_what_a_run_s_history_shows(
         assert {name: str(row[name]) if name == "run_id" else row[name] for name in told} == told
     outputs = {event["seq"]: event["output"] for event in history if event["type"] == "stage.completed"}
     assert {row["seq"]: json.loads(row["body"]) for row in rows if row["type"] == "stage.completed"} == outputs
+
+
+async def test_the_view_of_annotations_shows_what_a_run_s_list_shows(
+    supervisor: Supervisor, workflow: Workflow[Text, str], admin: asyncpg.Connection, schema: str
+) -> None:
+    run = await ended(await supervisor.start(workflow, Text(text="good"), annotations={Trigger.source: "api"}))
+    await run.annotate("review.score", 4.5, stage=louder, actor=Actor(kind="user", id="ada"), payload={"a": None})
+    await run.annotate("review.page", {"n": 1}, scope="page", scope_id="7", idempotency_key="k")
+
+    rows = await admin.fetch(f"SELECT * FROM {schema}.annotations WHERE run_id = $1 ORDER BY seq", run.id)
+
+    listed = await run.annotations()
+    assert len(listed) == 3
+    for row, told in zip(rows, listed, strict=True):
+        for name in ("seq", "at", "key", "scope", "scope_id", "stage_id", "execution", "attempt", "idempotency_key"):
+            assert row[name] == getattr(told, name)
+        assert json.loads(row["value"]) == told.value
+        assert row["actor"] == (None if told.actor is None else str(told.actor))
+        assert (row["payload"] and json.loads(row["payload"])) == told.payload
 
 
 async def test_the_view_of_events_leaves_out_what_only_the_engine_needs(

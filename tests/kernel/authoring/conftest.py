@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from kernel.authoring import Annotation, BodyIdentity, NoConfig, RecordedStep, StageContext
+from kernel.authoring import BodyIdentity, NoConfig, RecordedStep, StageContext
 from kernel.authoring.outputs import Outputs
 from kernel.errors import BlobNotFound
+from kernel.model.notes import Note
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class Port:
     def __init__(self) -> None:
         self.logged: list[tuple[str, str, Mapping[str, object]]] = []
         self.reported: list[tuple[float, str, Mapping[str, object]]] = []
-        self.annotated: list[Annotation] = []
+        self.annotated: list[Note] = []
         self.is_cancelled = False
         self.blocking_blobs = BlobsInMemory()
         self.blobs = AwaitedBlobs(self.blocking_blobs)
@@ -87,7 +88,7 @@ class Port:
     def progress(self, value: float, message: str, details: Mapping[str, object], /) -> None:
         self.reported.append((value, message, details))
 
-    def annotate(self, annotation: Annotation, /) -> None:
+    def annotate(self, annotation: Note, /) -> None:
         self.annotated.append(annotation)
 
     def cancelled(self) -> bool:

@@ -147,9 +147,9 @@ def test_an_annotation_is_about_the_stage_unless_told_otherwise(a_context, port)
     ctx.annotate("photo.owner", {"name": "Ada"}, scope="run", actor=Actor(kind="user", id="ada"), payload=[1])
 
     first, second = port.annotated
-    assert (first.key, first.value, first.scope, first.scope_id) == ("decision.confidence", b"0.5", "stage", "resize")
+    assert (first.key, first.value, first.scope, first.scope_id) == ("decision.confidence", b"0.5", "stage", None)
     assert (second.value, second.scope, second.scope_id, second.payload) == (b'{"name":"Ada"}', "run", None, b"[1]")
-    assert second.actor == Actor(kind="user", id="ada")
+    assert second.actor == "user:ada"
 
 
 def test_an_annotation_of_none_is_not_made(a_context, port) -> None:

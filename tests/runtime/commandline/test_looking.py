@@ -368,6 +368,31 @@ def test_a_run_without_log_says_so(world: World, command: Command) -> None:
     assert command("logs", world.pending) == (0, "", "Nothing was logged.\n")
 
 
+def test_a_run_is_annotated_whether_it_goes_on_or_has_ended(world: World, command: Command) -> None:
+    said = command("annotate", world.completed[-8:], "review.score", "4.5", "--actor", "user:ada", "--stage", "greet")
+    again = [command("annotate", world.completed, "review.by", "Ada L.", "--once", "k", "--json") for _ in range(2)]
+    code, shown, _ = command("annotations", world.completed)
+    _, machine, _ = command("annotations", world.completed, "--json", "--prefix", "review.s")
+
+    assert (code, said[0]) == (0, 0)
+    assert "is annotated: review.score" in said[1]
+    assert [json.loads(out)["added"] for _, out, _ in again] == [1, 0]
+    assert [line.split()[2:] for line in shown.splitlines()[1:]] == [
+        ["review.score", "stage", "greet", "user:ada", "4.5"],
+        ["review.by", "run", '"Ada', 'L."'],
+    ]
+    told = json.loads(machine)
+    assert (told["key"], told["value"], told["actor"], told["scope"]) == ("review.score", 4.5, "user:ada", "stage")
+
+
+def test_what_cannot_be_annotated_is_said(world: World, command: Command) -> None:
+    assert command("annotations", world.pending) == (0, "", "Nothing was annotated.\n")
+    assert "Scope" in command("annotate", world.pending, "a.b", "1", "--scope", "A B")[2]
+    code, _, err = command("annotate", world.pending, "No Key", "1")
+    assert code == 2
+    assert 'Annotation key "No Key"' in err or "Annotation key 'No Key'" in err
+
+
 def test_cancelling_a_run_twice_says_so_the_second_time(world: World, command: Command) -> None:
     first = command("cancel", world.delayed[-8:], "--reason", "not needed")
     second = command("cancel", world.delayed[-8:])

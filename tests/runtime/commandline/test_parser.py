@@ -9,6 +9,8 @@ import pytest
 
 from kernel import InvalidCommand
 from runtime.commandline.invocation import (
+    Annotate,
+    Annotations,
     Artifacts,
     Cancel,
     Config,
@@ -61,6 +63,14 @@ from runtime.commandline.parser import HelpWanted, parse
         (
             "artifacts 12345678 draw a.png -o b.png",
             Artifacts(run="12345678", stage="draw", name="a.png", output=Path("b.png")),
+        ),
+        ("annotations 12345678 --prefix a.", Annotations(run="12345678", prefix="a.")),
+        ("annotate 12345678 a.b 1", Annotate(run="12345678", key="a.b", value="1")),
+        (
+            "annotate 12345678 a.b x --scope page --scope-id 7 --actor user:ada --once k --emit",
+            Annotate(
+                run="12345678", key="a.b", value="x", scope="page", scope_id="7", actor="user:ada", once="k", emit=True
+            ),
         ),
         ("cancel 12345678 --reason why", Cancel(run="12345678", reason="why")),
         ("rerun 12345678 --from report", Rerun(run="12345678", from_stage="report")),
