@@ -88,7 +88,7 @@ def _field(field: Field[Any]) -> str:
 
 
 def _result(command: type[Command[Any]]) -> str:
-    (base,) = (base for base in command.__orig_bases__ if getattr(base, "__origin__", None) is Command)  # type: ignore[attr-defined]
+    (base,) = (base for base in command.__orig_bases__ if getattr(base, "__origin__", None) is Command)
     (result,) = get_args(base)
     return " ".join(f"`{field.name}`" for field in fields(result))
 
