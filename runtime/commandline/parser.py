@@ -475,7 +475,14 @@ def _sinks(parser: argparse.ArgumentParser) -> _Make:
 
     One that no process serves any more is owed more and more: forget it.
     """
-    parser.add_argument("action", nargs="?", default="list", choices=("list", "forget"), metavar="list|forget")
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="list",
+        choices=("list", "forget"),
+        metavar="list|forget",
+        help="look, or forget one",
+    )
     parser.add_argument("name", nargs="?", metavar="NAME", help="the sink to forget")
     return _made_sinks
 
