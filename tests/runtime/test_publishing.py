@@ -93,6 +93,16 @@ async def test_events_of_a_run_that_goes_on_for_long_arrive_meanwhile(store: Sha
         await run.result(timeout=20)
 
 
+async def test_events_arrive_when_they_are_heard_of_and_not_when_the_clock_says(store: SharedStore) -> None:
+    told = Told()
+    async with store.supervisor(an_app(told.sink()), poll_interval=60.0) as supervisor:
+        # Whatever was to be looked for once at the beginning has been.
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(3):
+            run_id = await completed(supervisor)
+            await until(lambda run_id=run_id: "run.completed" in told.types(run_id), within_s=10)
+
+
 async def test_a_run_does_not_wait_for_a_sink_that_hangs(store: SharedStore) -> None:
     hangs, sound = Told(), Told()
     hangs.hold = anyio.Event()
