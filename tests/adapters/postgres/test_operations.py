@@ -196,6 +196,8 @@ async def test_the_settings_for_a_pooled_role_are_accepted(ruled: str, engine: s
 ROUSING = {
     "no worker": "UPDATE leasehold.sessions SET condemned_at = clock_timestamp()",
     "backlog": "UPDATE leasehold.runs SET wake_at = clock_timestamp() - interval '6 minutes' WHERE id = $run",
+    "jobs": "INSERT INTO leasehold.jobs (run_id, due_at, workflow_key, priority, stage_id, queue) "
+    "VALUES ($run, clock_timestamp() - interval '6 minutes', 1, 5, 'read', 'gpu')",
     "parked": "UPDATE leasehold.runs SET parked_reason = 'undecidable: x', wake_at = NULL WHERE id = $run",
     "failed": 'UPDATE leasehold.runs SET completed_at = clock_timestamp(), error = \'{"type": "X"}\' WHERE id = $run',
     "commands": "INSERT INTO leasehold.scheduled_commands (key, schedule_id, due_at, command, state) "
@@ -209,7 +211,7 @@ ROUSING = {
 
 @pytest.mark.parametrize("name", ALERTS)
 async def test_an_alert_is_silent_while_all_is_well_and_speaks_when_not(ruled: str, engine: str, name: str) -> None:
-    await query(ruled, "DELETE FROM leasehold.runs")
+    await query(ruled, "DELETE FROM leasehold.runs;\nDELETE FROM leasehold.jobs")
     async with supervising(engine):
         assert await query(engine, ALERTS[name]) == []
         async with Client(APP, database=engine) as client:
