@@ -192,7 +192,7 @@ ROWS: Sequence[Row] = (
     Row(label="  event loop's lag, p99, ms", measure="sleepers", path="loop_lag_ms.p99"),
     Row(label="  event loop's lag, max, ms", measure="sleepers", path="loop_lag_ms.max"),
     Row(
-        label="stages to look at at once: all polled after, s",
+        label="stages due at once: all polled after, s",
         measure="polls",
         path="polled_after_due_s",
         milestone=30,
