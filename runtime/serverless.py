@@ -22,12 +22,14 @@ import anyio.abc
 from kernel.command import Command
 from kernel.commands.claim_pending_runs import ClaimPendingRuns
 from kernel.commands.execute_job import ExecuteJobResult
+from kernel.commands.flush_outbox import FlushOutbox
 from kernel.commands.reap_stale_leases import ReapStaleLeases
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
 from kernel.dispatch import Kernel
 from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
 from kernel.ports.executor import Attempt
 from kernel.ports.jobs import LeasedJob
+from kernel.publishing import record_of
 from runtime.app import App, ServiceFactory
 from runtime.bootstrap import Storage
 from runtime.client import Client
@@ -36,7 +38,9 @@ from runtime.executor import LocalExecutor
 from runtime.job_attempt import attempt_job, hand_back_job, job_kernel, new_tokens
 from runtime.logbook import LogBook
 from runtime.narration import OutageLog
+from runtime.publishing import Parts
 from runtime.recorded_steps import record_step
+from runtime.scheduled_commands import dispatch_due
 from runtime.side_by_side import SideBySide
 from telemetry.logs import EventLogger, get_logger
 
@@ -98,11 +102,17 @@ class JobsProcessed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceTick:
-    """What a tick did: runs handed over to jobs, leases ended, stuck runs repaired; and what went wrong, by command."""
+    """What a tick did, and what went wrong, by command.
+
+    Runs were handed over to jobs (`claimed`), leases ended (`released`), stuck runs `repaired`; scheduled commands that
+    were due were `dispatched`, events `published` to the plugins and sinks of the app.
+    """
 
     claimed: int = 0
     released: int = 0
     repaired: int = 0
+    dispatched: int = 0
+    published: int = 0
     errors: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -125,6 +135,7 @@ class ServerlessHost(Client):
         super().__init__(app, database=database, settings=settings, storage=storage)
         self._overrides = dict(services or {})
         self._services: Mapping[str, object] = {}
+        self._sinks = Parts(())
         self._service_stack = AsyncExitStack()
         self._executor: LocalExecutor | None = None
         self._logbook: LogBook | None = None
@@ -170,7 +181,10 @@ class ServerlessHost(Client):
         return JobsProcessed(processed=succeeded + failed, succeeded=succeeded, failed=failed)
 
     async def run_maintenance_tick(self, *, max_claims: int = 100) -> MaintenanceTick:
-        """Hand due runs over to jobs, and sweep what processes that died have left; call it every few seconds.
+        """Hand due runs over to jobs, sweep what processes that died have left, dispatch and publish what is owed.
+
+        Call it every few seconds. At most `max_claims` runs are handed over, as many scheduled commands dispatched, and
+        each sink gets as many events at least, if there are.
 
         Each step is on its own: what goes wrong with one is in `errors`, and the others are done.
         Raises: Unavailable, when the database cannot be reached.
@@ -180,10 +194,14 @@ class ServerlessHost(Client):
             claimed = await self._step(ClaimPendingRuns(dispatch="jobs", max_claims=max_claims), errors)
             reaped = await self._step(ReapStaleLeases(), errors)
             repaired = await self._repair(errors)
+            dispatched = await self._dispatch_scheduled(max_claims)
+            published = await self._step(FlushOutbox(max_events=max_claims), errors)
         return MaintenanceTick(
             claimed=0 if claimed is None else len(claimed.claimed),
             released=0 if reaped is None else reaped.released,
             repaired=0 if repaired is None else repaired.healed + repaired.failed,
+            dispatched=dispatched,
+            published=0 if published is None else published.published,
             errors=errors,
         )
 
@@ -191,7 +209,11 @@ class ServerlessHost(Client):
 
     async def _open(self) -> None:
         self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
+        self._sinks = Parts(await self._service_stack.enter_async_context(self.app.open_sinks()))
         await super()._open()
+        if records := [record_of(each) for each in self._sinks.subscriptions()]:
+            # What is appended from now on is owed to them, whoever comes to publish it.
+            await self.storage.persistence.register_sinks(records)
 
     def _make_kernel(self, storage: Storage) -> Kernel:
         self._logbook = LogBook(store=storage.persistence)
@@ -217,6 +239,7 @@ class ServerlessHost(Client):
             scheduler=storage.scheduler,
             concurrency=SideBySide(),
             job_transport=storage.jobs,
+            event_sink=self._sinks,
         )
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -312,6 +335,11 @@ class ServerlessHost(Client):
         if await self.storage.persistence.take_chore(ReapStuckRuns.type, whoever, every=REPAIR_EVERY):
             return await self._step(ReapStuckRuns(), errors)
         return None
+
+    async def _dispatch_scheduled(self, limit: int) -> int:
+        """Dispatch the scheduled commands that are due; what becomes of each is logged and kept with it."""
+        due = self.storage.scheduler
+        return 0 if due is None else await dispatch_due(self.kernel, due, limit=limit)
 
     async def _step(self, command: Command[T], errors: dict[str, str]) -> T | None:
         try:

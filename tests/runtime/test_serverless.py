@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from kernel import RetryPolicy, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
-from runtime import JobMessage, ServerlessHost
+from kernel import CreateRun, RetryPolicy, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
+from runtime import App, JobMessage, ServerlessHost
 from runtime.job_attempt import new_tokens
 from tests.runtime.queues import Gates, gated, plain, polled, side_by_side
 from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
+from tests.runtime.told import Told
 
 pytestmark = pytest.mark.anyio
 
@@ -335,6 +338,26 @@ async def begin(host: ServerlessHost, job: Any) -> None:
     await host.kernel.ports.journals.record(
         job.lease.run_id, lambda state, moment: decide_start(state, command, moment)
     )
+
+
+async def test_a_tick_dispatches_commands_that_are_due_and_publishes_what_was_appended(store: SharedStore) -> None:
+    told, workflow = Told(), plain("scheduled")
+    async with store.host(App(workflows=[workflow], sinks=[told.sink(f"told {uuid4()}")])) as host:
+        due, later = host.storage.clock.now(), host.storage.clock.now() + timedelta(hours=1)
+        command = CreateRun(workflow_id="scheduled", input=4, idempotency_key="from the schedule")
+        await host.kernel.schedule(command, at=due)
+        await host.kernel.schedule(replace(command, idempotency_key="not yet"), at=later)
+
+        tick = await host.run_maintenance_tick()
+
+        run = await host.find(workflow, "from the schedule")
+        assert run is not None
+        assert (tick.dispatched, tick.errors) == (1, {})
+        assert await finish(host, run) == 16
+        published = (await host.run_maintenance_tick()).published
+        assert published > 0
+        assert told.types(run.id)[-1] == "run.completed"
+        assert await host.find(workflow, "not yet") is None
 
 
 async def test_a_run_that_cannot_be_decided_is_parked_and_harms_no_other(store: SharedStore) -> None:
