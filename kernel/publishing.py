@@ -18,7 +18,7 @@ from typing import Protocol
 
 from kernel.errors import EngineError, NonRetryable, RetryAfter, Unavailable
 from kernel.event_reading import EventReader
-from kernel.events import Event
+from kernel.events import Event, is_emitted
 from kernel.model.facts import FORMAT, CorruptHistory
 from kernel.model.retry import RetryPolicy, retry_delay
 from kernel.ports.blobs import BlobStore
@@ -148,7 +148,7 @@ class _Shift:
             for seq, at, fact in reader.facts(after=delivery.next_seq - 1):
                 if seq > delivery.last_seq:
                     break
-                if self._to.events is None or fact.type in self._to.events:
+                if is_emitted(fact) and (self._to.events is None or fact.type in self._to.events):
                     if not self._has_time():
                         break
                     error = await self._give(await reader.event(seq, at, fact))

@@ -12,6 +12,7 @@ from kernel import (
     Actor,
     Annotation,
     Decision,
+    Event,
     InvalidCommand,
     InvalidInput,
     NewAnnotations,
@@ -25,6 +26,7 @@ from kernel import (
     TypedKey,
     WorkflowBuilder,
     batch_stage,
+    plugin,
     stage,
 )
 from kernel.authoring import CheckContext, Ready
@@ -294,3 +296,28 @@ async def test_a_body_that_annotates_without_end_fails_with_the_reason(memory: S
 
         with pytest.raises(RunFailed, match="annotates more than 1000 times"):
             await run.result()
+
+
+async def test_sinks_are_given_an_annotation_only_when_its_author_said_so(store: SharedStore):
+    heard: list[Event] = []
+
+    @plugin("scribe", on=["annotation.created", "run.completed"])
+    async def scribe(event: Event) -> None:
+        heard.append(event)
+
+    @stage("note")
+    async def note(ctx: StageContext[Doc]) -> Doc:
+        ctx.annotate("doc.quiet", 1)
+        ctx.annotate("doc.loud", {"n": 2}, emit_event=True, actor=AGENT)
+        return ctx.input
+
+    workflow = WorkflowBuilder("noting", input=Doc, output=Doc).pipe(note).build()
+    async with store.supervisor(App(workflows=[workflow], plugins=[scribe])) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="x"))
+        await run.result()
+        await until(lambda: len(heard) == 2)
+
+    assert [(event.type, getattr(event, "value", None)) for event in heard] == [
+        ("annotation.created", {"n": 2}),
+        ("run.completed", None),
+    ]
