@@ -52,36 +52,36 @@ usage: leasehold [COMMAND] [OPTIONS]
 Durable workflow runs on Postgres. Without a command: up.
 
 first steps
-  demo       a durable pipeline on real files, with a private Postgres; needs nothing
-  init       write an app.py, a test for it, and the entry in pyproject.toml
+  demo         a durable pipeline on real files, with a private Postgres; needs nothing
+  init         write an app.py, a test for it, and the entry in pyproject.toml
 
 work
-  up         supervise: execute the runs of the app until told to stop
-  start      create a run (also: run)
+  up           supervise: execute the runs of the app until told to stop
+  start        create a run (also: run)
 
 look
-  runs       list runs
-  show       everything about one run
-  history    its events
-  logs       what its stages logged
-  artifacts  what its stages kept beside their results
+  runs         list runs
+  show         everything about one run
+  history      its events
+  logs         what its stages logged
+  artifacts    what its stages kept beside their results
   annotations  what was remarked about it
 
 act
-  annotate   remark something about a run
-  cancel     cancel a run
-  rerun      begin a run that has ended again at one of its stages
-  poll       look at the suspended stages of a run now
-  unpark     give back a run that could not be decided
+  annotate     remark something about a run
+  cancel       cancel a run
+  rerun        do a run that has ended again, from one of its stages on
+  poll         look at the suspended stages of a run now
+  unpark       give back a run that could not be decided
 
 publish
-  dlq        events that a plugin or sink refused too often: list them, or try them again
-  sinks      who is told of events and what each is still owed; forget one
+  dlq          events that a plugin or sink refused too often: list them, or try them again
+  sinks        who is told of events and what each is still owed; forget one
 
 maintain
-  migrate    bring the database's schema up to date
-  bench      measure the engine on this machine and database
-  config     the effective settings, and where each comes from
+  migrate      bring the database's schema up to date
+  bench        measure the engine on this machine and database
+  config       the effective settings, and where each comes from
 
 options of every command
   --app MODULE:ATTRIBUTE   the App (else LEASEHOLD_APP, else [tool.leasehold] app in pyproject.toml)
