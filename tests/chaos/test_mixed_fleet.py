@@ -21,7 +21,7 @@ from runtime import Client, Settings
 from tests.chaos.conftest import ROOT, until
 from tests.chaos.mixed_fleet import app, fork
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 RUNS = int(os.environ.get("LEASEHOLD_TEST_FLEET_RUNS", "2000"))
 KILL = bool(os.environ.get("LEASEHOLD_TEST_FLEET_KILL"))
@@ -97,7 +97,7 @@ async def results_of(handles: list[Any]) -> list[Any]:
     results: list[Any] = [None] * len(handles)
 
     async def wait(place: int) -> None:
-        results[place] = await handles[place].result(timeout=120)
+        results[place] = await handles[place].result(timeout=150)
 
     async with anyio.create_task_group() as waiting:
         for place in range(len(handles)):
