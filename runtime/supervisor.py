@@ -1,8 +1,8 @@
 """The supervisor: a process's session, its actors, and what keeps them supplied.
 
-It is a client that also executes: it opens a session, claims due runs while it has room, gives each an actor in its
-task group, and hands everything back when it leaves. `async with Supervisor(app)` embeds it in any anyio program; the
-command line adds signal handlers, logging and nothing else.
+It is a client that also executes: it opens a session, has due runs claimed while there is room (`runtime.claiming`),
+gives each an actor in its task group, and hands everything back when it leaves. `async with Supervisor(app)` embeds it
+in any anyio program; the command line adds signal handlers, logging and nothing else.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import platform
 import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 
 from kernel.commands.execute_job import ExecuteJob
 from kernel.commands.poll_suspended_stages import poll_stage
 from kernel.commands.reap_stuck_runs import ReapStuckRuns
 from kernel.dispatch import Kernel
 from kernel.ending import Ending, ending_of_state
-from kernel.errors import Conflict, EngineError, LeaseLost, Unavailable
-from kernel.journal import ForeignJournals, fold_stored, inline_bodies
+from kernel.errors import EngineError, LeaseLost, Unavailable
+from kernel.journal import ForeignJournals, inline_bodies
 from kernel.model.draft import Decision
-from kernel.model.facts import NewerHistory
+from kernel.model.run import RunState
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Attempt, Executor
 from kernel.ports.journals import Journals
@@ -36,6 +35,7 @@ from kernel.ports.registry import WorkflowRegistry
 from runtime.actor import ActorHost, RunActor, Wait
 from runtime.app import AcceptingChanges, App, ServiceFactory
 from runtime.bootstrap import Storage
+from runtime.claiming import RunClaimer
 from runtime.client import Client
 from runtime.config import Settings
 from runtime.executor import LocalExecutor
@@ -57,15 +57,6 @@ __all__ = ["Stats", "Supervisor"]
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
-CLAIM_MAX = 100
-"""Runs taken at a time, so that a crowd of due runs is shared among processes and histories come in bounded reads."""
-TAKE_AT_ONCE = 10
-CLAIM_REST_MIN_S = 0.02
-CLAIM_REST_MAX_S = 0.25
-"""The rest after a hint led to nothing doubles between these: hints of a busy neighbour must not become a load."""
-FULL_REST_S = 1.0
-FULL_TAKE = 10
-"""A process that is full takes so many all the same, after such a rest: not everything that is due needs a body."""
 REOPEN_S = 0.5
 REPAIR_EVERY_S = 60.0
 REPAIR_EARLY = 0.9
@@ -124,15 +115,9 @@ class Supervisor(Client):
         self._bodies = Slots(self._settings.max_bodies)
         self._suspects = Slots(1)
         self._polls = 0
-        self._backlog = 0
-        self._claims = 0
         self._jobs = 0
         self._degraded: str | None = "starting"
         self._draining = False
-        self._claim_wanted = False
-        self._claim_timer = anyio.Event()
-        self._vacancy = anyio.Event()
-        self._next_due_at: datetime | None = None
         self._idle = anyio.Event()
         self._unborn: set[str] = set()
         self._interrupting = False
@@ -144,6 +129,7 @@ class Supervisor(Client):
         self._attempts: Kernel | None = None
         self._scheduled: ScheduledCommands | None = None
         self._worker: JobWorker | None = None
+        self._claimer: RunClaimer | None = None
         self._opened_at = 0.0
         self._ready = anyio.Event()
         self._sinks = Parts(())
@@ -160,7 +146,7 @@ class Supervisor(Client):
         await self._open_session()
         assert self._tasks is not None
         self._tasks.start_soon(self._serve, "session", self._keep_session)
-        self._tasks.start_soon(self._serve, "claims", self._claim_runs)
+        self._tasks.start_soon(self._serve, "claims", self._claims_here.run)
         self._tasks.start_soon(self._serve, "repairs", self._repair_runs)
         self._tasks.start_soon(self._serve, "jobs", self._jobs_here.run)
         await self._open_publisher(self._tasks)
@@ -193,6 +179,15 @@ class Supervisor(Client):
         journals, patient = self._make_journals(storage), PatientBlobs(storage.blobs)
         self._attempts = self._kernel_with(storage, journals, self._executor, patient)
         self._worker = self._make_worker(storage, journals, patient)
+        self._claimer = RunClaimer(
+            self,
+            storage.persistence,
+            storage.clock,
+            storage.ids,
+            max_runs=self._settings.max_runs,
+            max_checks=self._settings.max_checks,
+            bodies=self._bodies,
+        )
         self._host = ActorHost(
             store=storage.persistence,
             blobs=patient,
@@ -233,6 +228,11 @@ class Supervisor(Client):
     def _jobs_here(self) -> JobWorker:
         assert self._worker is not None
         return self._worker
+
+    @property
+    def _claims_here(self) -> RunClaimer:
+        assert self._claimer is not None
+        return self._claimer
 
     @property
     def lease_session(self) -> str | None:
@@ -281,6 +281,27 @@ class Supervisor(Client):
         self._actor_tasks = tasks
         self._jobs_here.spawn_in(tasks)
 
+    # -- what claiming needs -------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        """The session under which this process holds its runs; None while there is none."""
+        return self._session
+
+    @property
+    def polls(self) -> int:
+        """How many checks of suspended stages are under way."""
+        return self._polls
+
+    def is_here(self, run_id: str) -> bool:
+        """Whether the run has its actor here, or is being created to have one."""
+        return run_id in self._actors or run_id in self._unborn
+
+    def begin(self, run: Claimed, state: RunState) -> None:
+        """Begin the actor of a run that was claimed."""
+        inline = inline_bodies(run.history.rows)
+        self._spawn(RunActor(self._running_host, run.lease, state, inline, previous_owner=run.previous_owner))
+
     # -- what the journals need ----------------------------------------------------------------------------------------
 
     @property
@@ -302,7 +323,7 @@ class Supervisor(Client):
         session = self._session
         if session is None or self._draining or not session.trusted:
             return None
-        if self._backlog > 0 or len(self._actors) + len(self._unborn) >= self._settings.max_runs:
+        if self._claims_here.backlog > 0 or len(self._actors) + len(self._unborn) >= self._settings.max_runs:
             return None
         return session.id
 
@@ -359,18 +380,9 @@ class Supervisor(Client):
         if self._actors.get(actor.run_id) is actor:
             del self._actors[actor.run_id]
         self._mark_busy()
-        self._vacancy.set()
+        self._claims_here.vacated(actor.due_at)
         if not self._actors:
             self._idle.set()
-        if self._backlog:
-            self._want_claim()
-        self._expect(actor.due_at)
-
-    def _expect(self, due_at: datetime | None) -> None:
-        """Claim at this moment, if it is the next one at which something falls due."""
-        if due_at is not None and (self._next_due_at is None or due_at < self._next_due_at):
-            self._next_due_at = due_at
-            self._claim_timer.set()
 
     def _mark_busy(self) -> None:
         if self._session is not None:
@@ -449,10 +461,7 @@ class Supervisor(Client):
 
     def _on_beat(self, beat: Beat) -> None:
         self._degraded = None
-        self._backlog = beat.due
-        if beat.due and self._has_room():
-            self._want_claim()
-        self._expect(beat.next_due_at)
+        self._claims_here.heard(beat)
         if self._scheduled is not None:
             self._scheduled.expect(beat.next_command_at)
         self._jobs_here.heard(beat)
@@ -463,21 +472,7 @@ class Supervisor(Client):
         owned = {*beat.attention, *(run_id for run_id, _claim in beat.adrift)}
         strays = owned - self._actors.keys() - self._unborn
         if strays and self._tasks is not None:
-            self._tasks.start_soon(self._adopt_strays, strays)
-
-    async def _adopt_strays(self, run_ids: Collection[str]) -> None:
-        """Runs that the store says are ours and that nobody drives, such as a claim whose answer was lost."""
-        session = self._session
-        for run_id in run_ids:
-            try:
-                stored = await self.storage.persistence.load(run_id)
-            except EngineError as error:
-                logger.warning("run.adoption_failed", run_id=run_id, error=str(error))
-                continue
-            head = stored.head
-            if session is not None and head.owner == session.id and run_id not in self._actors.keys() | self._unborn:
-                logger.warning("run.adopted", run_id=run_id)
-                await self._take(Claimed(lease=Lease(session.id, head.claim), previous_owner=None, history=stored))
+            self._tasks.start_soon(self._claims_here.adopt, strays)
 
     def _hinted(self, *, news: bool) -> None:
         super()._hinted(news=news)
@@ -486,136 +481,9 @@ class Supervisor(Client):
         if not news:
             return
         self._jobs_here.hinted()
-        if self._has_room():
-            self._want_claim()
+        self._claims_here.hinted()
         if self._actors and self._session is not None:
             self._session.hurry()
-
-    # -- claiming ------------------------------------------------------------------------------------------------------
-
-    def _has_room(self) -> bool:
-        return not self._draining and len(self._actors) < self._settings.max_runs
-
-    async def _claim_runs(self) -> None:
-        """Claim whenever something may be due and there is room; rest after a hint that led to nothing."""
-        rest_s = CLAIM_REST_MIN_S
-        while True:
-            await self._until_claim()
-            if self._capacity() <= 0:
-                await self._until_vacant()
-            taken = await self._claim_once()
-            rest_s = CLAIM_REST_MIN_S if taken else min(rest_s * 2, CLAIM_REST_MAX_S)
-            if not taken:
-                await anyio.sleep(rest_s)
-
-    def _want_claim(self) -> None:
-        self._claim_wanted = True
-        self._claim_timer.set()
-
-    async def _until_claim(self) -> None:
-        """Return when a claim is wanted or the next run falls due."""
-        while not self._claim_wanted:
-            wait_s = None
-            if self._next_due_at is not None:
-                wait_s = (self._next_due_at - self.storage.clock.now()).total_seconds()
-                if wait_s <= 0:
-                    break
-            self._claim_timer = anyio.Event()
-            with anyio.move_on_after(wait_s):
-                await self._claim_timer.wait()
-        self._next_due_at = None
-        self._claim_wanted = False
-
-    def _capacity(self) -> int:
-        """How many runs to take: as many as can execute and be looked at, and as many again that wait behind them.
-
-        More would wait here while another process has nothing to do.
-        """
-        bodies = self._bodies
-        return min(2 * bodies.total - bodies.used - bodies.waiting, 2 * self._settings.max_checks - self._polls)
-
-    async def _until_vacant(self) -> None:
-        """Return when half of those that wait have had their turn, so that runs come in batches, or after a rest."""
-        with anyio.move_on_after(FULL_REST_S):
-            while self._bodies.waiting > self._bodies.total // 2 or self._polls > self._settings.max_checks:
-                self._vacancy = anyio.Event()
-                await self._vacancy.wait()
-
-    async def _claim_once(self) -> int:
-        session = self._session
-        room = self._settings.max_runs - len(self._actors)
-        if session is None or not session.trusted or self._draining or room <= 0:
-            return 0
-        capacity = self._capacity()
-        limit = min(room, CLAIM_MAX, capacity if capacity > 0 else FULL_TAKE)
-        try:
-            claimed = await self.storage.persistence.claim(session.id, limit)
-        except Conflict:
-            return 0
-        except Unavailable:
-            # The answer is lost, but the runs may have been taken.
-            session.reread()
-            raise
-        self._claims += len(claimed)
-        taken_over = sum(run.previous_owner is not None for run in claimed)
-        if taken_over:
-            logger.warning("runs.taken_over", session_id=session.id, runs=taken_over)
-        for taken, run in enumerate(claimed, start=1):
-            await self._take(run)
-            if taken % TAKE_AT_ONCE == 0:
-                # Everybody else gets a turn: a hundred that begin in the same one would be late for it together.
-                await anyio.lowlevel.checkpoint()
-        # Twice, so that with any scheduler all of them have looked for room before more is taken.
-        await anyio.lowlevel.checkpoint()
-        await anyio.lowlevel.checkpoint()
-        if len(claimed) == limit:
-            self._want_claim()
-        else:
-            self._backlog = 0
-        return len(claimed)
-
-    async def _take(self, run: Claimed) -> None:
-        known = self._actors.get(run.history.head.run_id)
-        if known is not None and known.lease == run.lease:
-            # The heartbeat has told of this claim before its own answer came, or the other way round.
-            return
-        try:
-            state = fold_stored(run.history)
-        except EngineError as error:
-            await self._refuse(run, error)
-            return
-        self._spawn(
-            RunActor(
-                self._running_host,
-                run.lease,
-                state,
-                inline_bodies(run.history.rows),
-                previous_owner=run.previous_owner,
-            )
-        )
-
-    async def _refuse(self, run: Claimed, error: EngineError) -> None:
-        """A history that cannot be read here: leave the run to a newer release, or take it out of circulation."""
-        head, now = run.history.head, self.storage.clock.now()
-        if newer := isinstance(error, NewerHistory):
-            logger.warning("run.left_to_newer_release", run_id=head.run_id, reason=str(error))
-        else:
-            logger.error("run.parked", run_id=head.run_id, error=type(error).__name__, reason=str(error))
-        append = Append(
-            mode="release" if newer else "park",
-            run_id=head.run_id,
-            append_id=self.storage.ids.append_id(),
-            expected=head.seq,
-            seq=head.seq,
-            at=now,
-            head=replace(head.head, wake_at=now) if newer else head.head,
-            lease=run.lease,
-            parked_reason=None if newer else f"undecidable: {error}",
-        )
-        try:
-            await self.storage.persistence.append(append)
-        except EngineError as refused:
-            logger.warning("run.parking_failed", run_id=head.run_id, error=str(refused))
 
     # -- repairs -------------------------------------------------------------------------------------------------------
 
@@ -629,7 +497,7 @@ class Supervisor(Client):
                     result = await self.kernel.dispatch(ReapStuckRuns())
                     if result.healed or result.failed:
                         logger.warning("runs.repaired", healed=result.healed, failed=result.failed)
-                        self._want_claim()
+                        self._claims_here.want()
             await anyio.sleep(REPAIR_EVERY_S)
 
     # -- leaving -------------------------------------------------------------------------------------------------------
@@ -650,6 +518,7 @@ class Supervisor(Client):
         self._draining = True
         if self._scheduled is not None:
             self._scheduled.stop()
+        self._claims_here.drain()
         for actor in tuple(self._actors.values()):
             actor.drain()
         self._jobs_here.drain()
@@ -713,7 +582,7 @@ class Supervisor(Client):
             bodies=self._bodies.used,
             bodies_waiting=self._bodies.waiting,
             jobs_processed=self._jobs + (0 if self._worker is None else self._worker.processed),
-            claims=self._claims,
+            claims=0 if self._claimer is None else self._claimer.claimed,
             abandoned_threads=0 if self._executor is None else self._executor.abandoned_threads,
             uptime_s=anyio.current_time() - self._opened_at,
             degraded=self._degraded,

@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime import info
 from runtime.actor import RunActor
-from runtime.supervisor import Supervisor
+from runtime.claiming import RunClaimer
 
 __all__ = ["ALERTS", "COMMANDS", "SECTIONS", "SQL", "waiting_words"]
 
@@ -31,7 +31,7 @@ _WORD = re.compile(r"([a-z_]+)(?:: ?)?")
 
 def waiting_words() -> set[str]:
     """Every word that `waiting_for` may say: its own, those of phases, and the reasons for which runs are parked."""
-    parking: list[Callable[..., Any]] = [RunActor._park, Supervisor._refuse]
+    parking: list[Callable[..., Any]] = [RunActor._park, RunClaimer._refuse]
     own = {word for of in (info.waiting_for, info.parked_code) for word in _returned(of)}
     parked = {word for of in parking for word in _assigned(of)}
     return own | set(info._OWN_WAIT.values()) | parked
