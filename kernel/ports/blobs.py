@@ -15,7 +15,10 @@ class BlobStore(Protocol):
     """
 
     async def put(self, key: str, data: bytes, /) -> None:
-        """Store the bytes durably, replacing what was there."""
+        """Store the bytes durably, replacing what was there.
+
+        Raises: PayloadRefused, when the key is longer than 700 bytes or not names between single slashes.
+        """
         ...
 
     async def get(self, key: str, /) -> bytes:
@@ -31,5 +34,5 @@ class BlobStore(Protocol):
         ...
 
     async def list(self, prefix: str, /) -> Sequence[str]:
-        """The keys that begin with the prefix, in order."""
+        """The keys that begin with the prefix, in the order of their characters."""
         ...
