@@ -50,3 +50,20 @@ async def test_all_who_drain_return_when_nothing_is_left(memory: SharedStore):
                 await anyio.wait_all_tasks_blocked()
                 gate.open()
     assert len(gate.passed) == 1
+
+
+async def test_a_process_that_drains_claims_nothing_more(memory: SharedStore):
+    gate = Gate()
+    workflow = gate.workflow()
+    async with memory.client(workflow) as client, memory.supervisor(workflow, drain_grace=40.0) as leaves:
+        await client.start(workflow, Doc(text="1"))
+        await until(lambda: gate.entered)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leaves.drain)
+            await until(lambda: leaves.stats().draining)
+            second = await client.start(workflow, Doc(text="2"))
+            async with memory.supervisor(workflow) as stays:
+                await until(lambda: second.id in [visit.run_id for visit in gate.entered])
+                assert (leaves.stats().claims, stays.stats().claims) == (1, 1)
+                gate.open()
+                await second.result()
