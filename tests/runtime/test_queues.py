@@ -263,16 +263,18 @@ async def lose(store: SharedStore, owner: Any, held: Any) -> None:
 async def test_sweeping_by_command_counts_the_jobs_it_gave_up(store: SharedStore) -> None:
     workflow = gated(Gates())
     async with store.supervisor(workflow) as owner:
-        run = await owner.start(workflow, 1)
-        await until_waiting(run, "queue")
-        job = await until(lambda: take_one(owner.storage, workflow.id, "gone"))
-        await begin(owner, job)
+        run_id = (await owner.start(workflow, 1)).id
+        await until_waiting(owner.run(run_id), "queue")
+    # Not beside a supervisor, which sweeps by itself.
+    async with store.host(workflow) as host:
+        job = await until(lambda: take_one(host.storage, workflow.id, "gone"))
+        await begin(host, job)
 
         async def swept() -> int:
-            return (await owner.kernel.dispatch(ReapStaleLeases())).released
+            return (await host.kernel.dispatch(ReapStaleLeases())).released
 
         assert await until(swept) == 1
-        assert (await kinds(run))[-1] == "stage.retrying"
+        assert (await kinds(host.run(run_id)))[-1] == "stage.retrying"
 
 
 async def test_a_store_that_is_away_loses_no_result_of_a_job() -> None:

@@ -156,16 +156,17 @@ async def test_an_append_that_did_not_land_is_refused_when_somebody_else_was_fas
 ) -> None:
     run = await home.create()
     outcomes: Outcomes = []
+    backends = [(await line.connection()).get_server_pid() for line in remote._store.committer.lines]
 
     async with create_task_group() as group:
         async with holder.transaction():
             await holder.execute(f"SELECT FROM {schema}.runs WHERE id = $1 FOR UPDATE", run.id)
             group.start_soon(note_outcome, outcomes, remote, run.foreign(annotating))
-            # It waits for the lock above (again and again, each time for a moment), and the connection ends before it
-            # gets it; nor can it come back in time.
-            wire.refuse_new()
-            await until(lambda: ended_at_the_lock(admin))
+            # It waits for the lock above (again and again, each time for a moment); the connection ends before it gets
+            # it, on the server's side too, and it cannot come back in time.
+            await until(lambda: waits_for_a_lock(admin))
             wire.refuse()
+            await until(lambda: ended(admin, backends))
         await run.land(home.store, run.foreign(annotating))
         wire.repair()
 
@@ -173,10 +174,15 @@ async def test_an_append_that_did_not_land_is_refused_when_somebody_else_was_fas
     assert len(await home.append_ids(run)) == 2
 
 
-async def ended_at_the_lock(admin: asyncpg.Connection) -> bool:
-    """Whether there was a connection that waited for a lock, which has been ended."""
-    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-    return bool(await admin.fetch(f"{ended} AND application_name = 'leasehold append' AND wait_event_type = 'Lock'"))
+async def waits_for_a_lock(admin: asyncpg.Connection) -> bool:
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(await admin.fetch(f"{waiting} AND application_name = 'leasehold append'"))
+
+
+async def ended(admin: asyncpg.Connection, backends: list[int]) -> bool:
+    """Whether none of these is there any more; each is told to end."""
+    there = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY ($1)"
+    return not await admin.fetch(there, backends)
 
 
 async def test_an_owner_that_was_condemned_meanwhile_learns_it(
