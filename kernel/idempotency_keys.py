@@ -18,6 +18,9 @@ def check_idempotency_key(key: str | None) -> None:
     """Refuse a key that is blank, too long or no text; None is no key. Raises: InvalidCommand."""
     if key is None:
         return
+    if not isinstance(key, str):
+        # Callers need not be typed.
+        raise InvalidCommand(f"idempotency_key must be text, not {type(key).__name__}.", field="idempotency_key")
     if not key.strip():
         raise InvalidCommand("idempotency_key must not be empty.", field="idempotency_key", hint="Leave it out.")
     try:

@@ -201,9 +201,11 @@ def waiting_for(
     if given.phase == "delayed" and head.run_at is not None and head.run_at <= now:
         own = None
     if head.owner is not None and head.owner_live:
-        if given.status is Status.PENDING or (state is not None and _is_short_of_room(state)):
+        if given.status is Status.PENDING:
             return own or "capacity"
-        return own
+        # A retry that is due has nothing to wait for but room.
+        is_short = own in (None, "retry") and state is not None and _is_short_of_room(state, now)
+        return "capacity" if is_short else own
     if own is not None and (given.wake_at is None or given.wake_at > now):
         return own
     if live_workflows and (head.workflow_id, head.workflow_version) not in live_workflows:
@@ -225,9 +227,11 @@ def parked_code(reason: str) -> str:
     return word if word.isidentifier() else "parked"
 
 
-def _is_short_of_room(state: RunState) -> bool:
+def _is_short_of_room(state: RunState, now: datetime) -> bool:
     active = [] if state.group == 0 else [stage for stage in state.in_group(state.group) if stage.active]
-    return bool(active) and all(s.status is Status.PENDING and s.scheduled and s.due_at is None for s in active)
+    return bool(active) and all(
+        s.status is Status.PENDING and s.scheduled and (s.due_at is None or s.due_at <= now) for s in active
+    )
 
 
 def _span_s(start: datetime | None, end: datetime | None) -> float | None:

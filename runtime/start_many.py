@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from kernel.errors import InvalidCommand
 from runtime.run_handle import RunHandle
 
 __all__ = ["STARTS_AT_ONCE", "started_in_order"]
@@ -28,6 +29,12 @@ async def started_in_order(
     key_of: Callable[[I], str] | None,
 ) -> list[RunHandle[O]]:
     """Start a run for each input and return the handles in their order; see `Client.start_many`."""
+    if key_of is not None and not callable(key_of):
+        raise InvalidCommand(
+            f"idempotency_key of start_many must be a function of an input, not {type(key_of).__name__}.",
+            field="idempotency_key",
+            hint="For example: idempotency_key=lambda document: document.path",
+        )
     handles: list[RunHandle[O] | None] = []
     errors: dict[int, Exception] = {}
     source: Iterator[Any] = iter(inputs)

@@ -83,8 +83,8 @@ def _none_found(command: Runs) -> str:
     if command.after is not None:
         return "No more runs."
     wanted = [
-        *([f"status {command.status}"] if command.status else []),
-        *([f"workflow {command.workflow}"] if command.workflow else []),
+        *([f"status {command.status}"] if command.status is not None else []),
+        *([f'workflow "{command.workflow}"'] if command.workflow is not None else []),
     ]
     if wanted:
         return f"No runs of {' and '.join(wanted)}."

@@ -151,7 +151,10 @@ def _payload_length(*, full: bool) -> int:
 def _facts(info: RunInfo, now: datetime, *, full: bool) -> list[tuple[str, Cell]]:
     created = f"{date_and_clock(info.created_at)}  ({ago(info.created_at, now)})"
     started = "" if info.started_at is None else date_and_clock(info.started_at)
-    if info.started_at is not None and (queued := (info.started_at - info.created_at).total_seconds()) >= 1:
+    # A rerun has started long after the creation, and did not wait for so long.
+    rerun = any(stage.execution > 1 for stage in info.stages or ())
+    queued = 0.0 if info.started_at is None or rerun else (info.started_at - info.created_at).total_seconds()
+    if queued >= 1:
         started += f"  (after {duration(queued)})"
     key = printable(info.idempotency_key or "")
     return [

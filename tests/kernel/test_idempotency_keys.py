@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ def test_no_key_and_any_text_within_the_bound_is_taken(key: str | None) -> None:
         ("é" * 501, "is 1002 bytes long"),
         ("\udcff\udcfe", "not valid UTF-8"),
         ("a\0b", "NUL"),
+        (5, "must be text, not int"),
     ],
 )
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_no_key_and_any_text_within_the_bound_is_taken(key: str | None) -> None:
     ],
 )
 def test_another_key_is_refused_by_every_command_that_has_one(
-    command: Callable[[str], object], key: str, reason: str
+    command: Callable[[Any], object], key: Any, reason: str
 ) -> None:
     with pytest.raises(InvalidCommand, match=reason) as refused:
         command(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -209,6 +209,13 @@ async def test_starting_many_consumes_its_inputs_no_faster_than_runs_are_committ
         assert consumed == 64
         slow.let_through.set()
     assert consumed == 500
+
+
+async def test_the_key_of_start_many_is_a_function_of_an_input_and_no_text(memory: SharedStore):
+    async with memory.client(ECHO) as client:
+        with pytest.raises(InvalidCommand, match="must be a function of an input, not str") as refused:
+            await client.start_many(ECHO, [Doc(text="x")], idempotency_key=cast("Any", "k"))
+        assert refused.value.field == "idempotency_key"
 
 
 async def test_starting_many_raises_the_first_refusal_as_it_is_and_can_be_repeated(memory: SharedStore):

@@ -156,6 +156,16 @@ def test_an_owned_run_without_room_for_its_bodies_says_so() -> None:
     assert why(scheduled, owner="s") == "capacity"
 
 
+def test_an_owned_run_whose_retry_is_due_waits_for_room() -> None:
+    overdue = run(
+        STARTED,
+        StageStarted(**ONE, token="t"),
+        StageRetrying(**ONE, error=ERROR, due_at=NOW - timedelta(seconds=1), cause="raised"),
+    )
+
+    assert why(overdue, owner="s") == "capacity"
+
+
 @pytest.mark.parametrize(
     "reason,word",
     [

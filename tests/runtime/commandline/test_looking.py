@@ -185,7 +185,8 @@ def test_runs_can_be_chosen_by_status_and_workflow(world: World, command: Comman
 
     assert [run["id"] for run in json.loads(failed)["runs"]] == [world.failed]
     assert [run["id"] for run in json.loads(of_other)["runs"]] == [world.delayed]
-    assert (none, remark) == ("", "No runs of workflow nothing.\n")
+    assert (none, remark) == ("", 'No runs of workflow "nothing".\n')
+    assert command("runs", "--workflow", "")[2] == 'No runs of workflow "".\n'
 
 
 def test_a_run_is_shown_by_the_end_of_its_id(world: World, command: Command) -> None:

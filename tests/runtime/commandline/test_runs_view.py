@@ -70,6 +70,13 @@ def test_a_run_that_executes_shows_how_long_and_how_far() -> None:
     assert "duration  5 min 00 s" in text
 
 
+def test_a_run_that_waited_before_it_began_says_for_how_long_and_a_rerun_does_not() -> None:
+    created_at = AGO - timedelta(minutes=40)
+
+    assert "(after 40 min 00 s)" in shown(created_at=created_at)
+    assert "(after" not in shown(created_at=created_at, stages=(replace(STAGE, execution=2),))
+
+
 def test_a_parked_run_shows_why_and_nothing_that_goes_on() -> None:
     text = shown(**PARKED)
 
