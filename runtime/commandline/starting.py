@@ -146,7 +146,11 @@ async def _hint_if_unclaimed(context: Context, client: Client, handle: RunHandle
 
     async def look() -> None:
         await anyio.sleep(UNCLAIMED_S)
-        info = await describe(client, handle)
+        try:
+            info = await describe(client, handle)
+        except Unavailable:
+            # A hint must not end the wait; what waits finds out by itself whether the database comes back.
+            return
         if info.waiting_for in {"claim", "unknown_workflow"}:
             who = f'that knows "{info.workflow_id}" version "{info.workflow_version}" '
             context.screen.note(
