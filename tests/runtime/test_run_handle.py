@@ -198,7 +198,21 @@ async def test_a_description_follows_the_run_from_waiting_to_its_end(memory: Sha
         assert info.duration_s is not None
 
 
-async def test_a_retry_that_succeeds_shows_no_error_and_its_attempt(memory: SharedStore):
+async def test_the_duration_is_that_of_the_execution_and_not_of_the_wait_before_it(store: SharedStore):
+    async with store.client(ECHO) as client:
+        run = await client.start(ECHO, Doc(text="x"))
+        waited = (await run.describe()).started_at
+        async with store.supervisor(ECHO):
+            await run.result()
+        info = await run.describe()
+    assert waited is None
+    assert info.started_at is not None
+    assert info.completed_at is not None
+    assert info.created_at < info.started_at
+    assert info.duration_s == (info.completed_at - info.started_at).total_seconds()
+
+
+async def test_a_retry_that_succeeds_shows_no_error_and_its_attempt(store: SharedStore):
     @stage("flaky", retry=AT_ONCE)
     async def flaky(ctx: StageContext[Doc]) -> Doc:
         if ctx.attempt == 1:
@@ -206,7 +220,7 @@ async def test_a_retry_that_succeeds_shows_no_error_and_its_attempt(memory: Shar
         return ctx.input
 
     workflow = WorkflowBuilder("flaky", input=Doc, output=Doc).pipe(flaky).build()
-    async with memory.supervisor(workflow) as supervisor:
+    async with store.supervisor(workflow) as supervisor:
         run = await supervisor.start(workflow, Doc(text="x"))
         await run.result()
         info = await run.describe()

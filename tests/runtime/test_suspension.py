@@ -137,6 +137,43 @@ async def test_a_run_that_is_looked_at_often_has_a_short_history(store: SharedSt
         assert (await kinds(run)).count("stage.suspended") == 1
 
 
+async def test_ready_without_an_output_completes_a_stage_whose_type_admits_none(store: SharedStore):
+    assert await ready_with_nothing(store, returns_none=True) is None
+
+
+async def test_ready_without_an_output_fails_any_other_stage_at_once(store: SharedStore):
+    with pytest.raises(RunFailed) as failed:
+        await ready_with_nothing(store, returns_none=False)
+
+    assert (failed.value.error.type, failed.value.error.retryable) == ("InvalidOutput", False)
+    assert failed.value.attempt == 1
+
+
+async def ready_with_nothing(store: SharedStore, *, returns_none: bool) -> Any:
+    """The result of a run whose only check said that it is ready, and nothing else."""
+
+    @batch_stage("nothing")
+    async def nothing(ctx: StageContext[Doc]) -> Suspend[Batch] | None:
+        return Suspend(state=Batch(name="x"), poll_interval=timedelta(0), max_wait=HOUR)
+
+    @batch_stage("something")
+    async def something(ctx: StageContext[Doc]) -> Suspend[Batch] | str:
+        return Suspend(state=Batch(name="x"), poll_interval=timedelta(0), max_wait=HOUR)
+
+    @nothing.check
+    async def found(state: Batch, ctx: CheckContext) -> Ready[None]:
+        return Ready()
+
+    @something.check
+    async def not_found(state: Batch, ctx: CheckContext) -> Any:
+        return Ready()
+
+    chosen: Any = nothing if returns_none else something
+    workflow = WorkflowBuilder(chosen.id, input=Doc).pipe(chosen).build()
+    async with store.supervisor(workflow) as supervisor:
+        return await (await supervisor.start(workflow, Doc(text="x"))).result(timeout=20)
+
+
 async def test_the_limit_of_a_wait_holds_however_often_it_was_looked_at(store: SharedStore):
     outside = Outside()
     workflow = outside.workflow(every=timedelta(milliseconds=10), at_most=timedelta(milliseconds=150))

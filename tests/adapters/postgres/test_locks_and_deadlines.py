@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from time import monotonic
 
 import asyncpg
@@ -27,6 +28,8 @@ DEADLINES = Deadlines(
     connect_s=0.3, statement_s=0.3, server_statement_s=3, beat_s=0.3, blob_s=0.3, patience_s=0.3, close_s=0.3
 )
 
+LEASE = timedelta(seconds=10)
+
 # One way of each kind to the server: reading, claiming, a statement that is not repeated, a connection of its own.
 CALLS: dict[str, Callable[[PostgresPersistence, str, Home], Awaitable[object]]] = {
     "load": lambda far, session, home: far.load(NOBODY),
@@ -34,6 +37,11 @@ CALLS: dict[str, Callable[[PostgresPersistence, str, Home], Awaitable[object]]] 
     "open_session": lambda far, session, home: home.session(store=far),
     "extend_history": lambda far, session, home: far.extend_history(),
     "put a blob": lambda far, session, home: far.blobs.put("k", b"v"),
+    # None of those that take something may answer with nothing instead.
+    "take a job": lambda far, session, home: far.jobs.dequeue(["q"], [(home.workflow, "1")], ["t"], holder=session),
+    "take a command": lambda far, session, home: far.scheduler.take_due([], 1, lease=LEASE),
+    "take suspended runs": lambda far, session, home: far.hold_suspended([(home.workflow, "1")], 1, hold=LEASE),
+    "take deliveries": lambda far, session, home: far.claim_deliveries("sink", 1, lease=LEASE),
 }
 
 
