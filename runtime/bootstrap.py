@@ -28,6 +28,7 @@ from runtime.blob_urls import BlobBucket, BlobFolder, blob_place
 from runtime.config import Settings
 from runtime.database_urls import EMBEDDED, database_kind, masked_url
 from telemetry.logs import EventLogger, get_logger
+from telemetry.observing import BatchObserver
 
 if TYPE_CHECKING:
     from adapters.embedded_postgres import EmbeddedServer
@@ -62,7 +63,8 @@ class Storage:
     Without a `scheduler` no command can be scheduled. `blobs_in_database`: they are written by the same transactions.
     An embedded database has `find_server`: the process id of its server, or None while there is none; it raises an
     `Unavailable` that says so when its directory is gone, and with it everything that was stored. `unanswered` counts
-    the appends of this process that are queued or on their way, where there is such a queue.
+    the appends of this process that are queued or on their way, where there is such a queue; `observe_batches` adds
+    somebody who is told of every batch of them.
     """
 
     persistence: Persistence
@@ -76,6 +78,7 @@ class Storage:
     notice: str | None = None
     find_server: Callable[[], int | None] | None = None
     unanswered: Callable[[], int] | None = None
+    observe_batches: Callable[[BatchObserver], None] | None = None
 
 
 def choose_database(settings: Settings) -> str:
@@ -171,6 +174,7 @@ async def _postgres(
             database=database,
             notice=notice,
             unanswered=lambda: persistence.unanswered,
+            observe_batches=persistence.observe_batches,
         )
 
 

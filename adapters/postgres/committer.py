@@ -21,7 +21,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import monotonic
+from time import monotonic, perf_counter_ns, time_ns
 
 from adapters.postgres.append_queue import AppendQueue, is_stuck, key_name
 from adapters.postgres.background import end_tasks
@@ -39,8 +39,12 @@ from adapters.postgres.statements import Schema, statement
 from adapters.postgres.workflows import WorkflowKeys
 from kernel.errors import EngineError, PayloadRefused, Unavailable
 from kernel.ports.persistence import Append, NewRun
+from telemetry.logs import EventLogger, get_logger
+from telemetry.observing import BatchObserver
 
 __all__ = ["Committer"]
+
+logger: EventLogger = get_logger("leasehold.postgres")
 
 QUEUE_MAX = 10_000
 QUEUE_BYTES_MAX = 67_108_864
@@ -85,6 +89,7 @@ class Committer:
         self._reminded = False
         self._room: deque[asyncio.Future[None]] = deque()
         self._closed = False
+        self._observers: tuple[BatchObserver, ...] = ()
         self.queue_max = QUEUE_MAX
         self._lines = [Line(target.to("append")) for _ in range(lanes)]
         self._lanes: list[asyncio.Task[None]] = []
@@ -100,6 +105,10 @@ class Committer:
     def unanswered(self) -> int:
         """How many appends are queued or on their way."""
         return len(self._queue.unanswered)
+
+    def observe(self, observer: BatchObserver) -> None:
+        """Have it told of every batch from now on, on the driver's loop."""
+        self._observers = (*self._observers, observer)
 
     def start(self) -> None:
         """Begin to send."""
@@ -244,10 +253,16 @@ class Committer:
                 return await self._halve(line, batch)
             self._finish(batch[0], error)
             return True
+        # Without an observer nobody asks what time it is.
+        sent = (time_ns(), perf_counter_ns()) if self._observers else None
         try:
             row = await connection.fetchrow(self._sql[kind.group, kind.jobs], *values, timeout=deadline)
         except DRIVER_ERRORS as error:
+            if sent is not None:
+                self._tell(batch, sent, error)
             return await self._failed(line, batch, error)
+        if sent is not None:
+            self._tell(batch, sent, None)
         assert row is not None
         done: set[int] = set(row["done"] or ())
         owned: set[int] = set(row["owned"] or () if kind.group == "foreign" else ())
@@ -326,6 +341,18 @@ class Committer:
     async def _halve(self, line: Line, batch: list[Item]) -> bool:
         middle = len(batch) // 2
         return await self._commit(line, batch[:middle]) & await self._commit(line, batch[middle:])
+
+    def _tell(self, batch: list[Item], sent: tuple[int, int], error: Exception | None) -> None:
+        # The end is counted from the beginning, because the clock on the wall may have been set meanwhile.
+        started_ns, began = sent
+        ended_ns = started_ns + perf_counter_ns() - began
+        appends = [item.append for item in batch]
+        for observer in self._observers:
+            try:
+                observer(appends, started_ns, ended_ns, error)
+            except Exception:
+                # Who watches must not harm what it watches.
+                logger.exception("batch.unobserved")
 
     # -- items --------------------------------------------------------------------------------------------------------
 

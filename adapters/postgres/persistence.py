@@ -56,6 +56,7 @@ from kernel.ports.persistence import (
     WorkflowRecord,
 )
 from kernel.ports.scheduler import ScheduledCommand, TakenCommand
+from telemetry.observing import BatchObserver
 
 __all__ = ["PostgresBlobStore", "PostgresPersistence", "PostgresScheduler", "migrate", "open_postgres"]
 
@@ -190,6 +191,10 @@ class PostgresPersistence:
         Those that no owner makes wait outside while there are `committer.QUEUE_MAX`.
         """
         return self._store.committer.unanswered
+
+    def observe_batches(self, observer: BatchObserver) -> None:
+        """Have it told of every batch of appends from now on; nothing is measured while there is no observer."""
+        self._store.committer.observe(observer)
 
     async def append(self, append: Append, /) -> None:
         await self._call(lambda: self._store.committer.append(append), detach=True)

@@ -79,6 +79,22 @@ async def test_a_creation_whose_answer_is_lost_is_done_once(
     assert len((await home.store.load(creation.run_id)).rows) == 1
 
 
+async def test_who_watches_is_told_of_the_batch_without_an_answer_and_of_its_second_sending(
+    home: Home, remote: PostgresPersistence, wire: Wire
+) -> None:
+    run = await home.started(await home.session())
+    append = run.owned(completing)
+    told: list[tuple[list[str], Exception | None]] = []
+    remote.observe_batches(lambda appends, _s, _e, error: told.append(([one.append_id for one in appends], error)))
+
+    await sent_without_answer(remote, append, wire, lambda: _is_at(home, run, append.seq))
+
+    (first, lost), (second, again) = told
+    assert first == second == [append.append_id]
+    assert lost is not None
+    assert again is None
+
+
 async def test_a_creation_with_a_key_recognises_its_own_key(
     home: Home, remote: PostgresPersistence, wire: Wire
 ) -> None:
