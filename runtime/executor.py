@@ -52,6 +52,7 @@ from runtime.processes import ProcessPool
 from runtime.raised import MESSAGE_LENGTH_MAX, cut_off, raised_outcome
 from runtime.storable_text import storable_text
 from runtime.threads import BodyThreads
+from telemetry.logs import log_fields
 
 __all__ = ["LocalExecutor"]
 
@@ -111,6 +112,10 @@ class LocalExecutor:
 
         Raises: OSError when a child interpreter cannot be started.
         """
+        with _lines_of(attempt):
+            return await self._run(attempt)
+
+    async def _run(self, attempt: Attempt) -> BodyOutcome:
         stage = attempt.workflow.get_stage(attempt.stage.id)
         port = AttemptPort(self._host, attempt, self._door_here())
         if stage.isolation == "process":
@@ -134,6 +139,10 @@ class LocalExecutor:
 
     async def check(self, check: CheckAttempt, /) -> CheckOutcome:
         """Call the stage's check, on the same terms; it may take `check_timeout`, or the stage's if that is longer."""
+        with _lines_of(check):
+            return await self._check(check)
+
+    async def _check(self, check: CheckAttempt) -> CheckOutcome:
         stage = check.workflow.get_stage(check.stage.id)
         assert stage.check_function is not None, "build() refuses a batch stage without a check"
         port = AttemptPort(self._host, check, self._door_here())
@@ -217,6 +226,16 @@ class LocalExecutor:
             return cut_off(what)
         message = f"{what} could not begin: its child process did not start and import it within {BEGIN_S:.0f} s"
         return Raised(error=ErrorInfo(type="ProcessDied", message=message), cause="timeout")
+
+
+def _lines_of(attempt: Attempt | CheckAttempt) -> log_fields:
+    """Whatever is logged inside, by whomever, says whose it is."""
+    return log_fields(
+        run_id=attempt.run_id,
+        workflow_id=attempt.workflow.id,
+        stage_id=attempt.stage.id,
+        attempt=attempt.number,
+    )
 
 
 def _what(stage: AnyStage, timeout: timedelta | None) -> str:

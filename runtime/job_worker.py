@@ -29,7 +29,7 @@ from kernel.ports.persistence import Beat
 from runtime.actor import SUSPECT_LOSSES
 from runtime.job_attempt import attempt_job, give_up_job, hand_back_job, new_tokens
 from runtime.slots import Slots
-from telemetry.logs import EventLogger, get_logger
+from telemetry.logs import EventLogger, bind_run, get_logger
 
 __all__ = ["JobHost", "JobWorker"]
 
@@ -253,11 +253,12 @@ class JobWorker:
             # The session ended while the job was on its way here.
             self._running.pop(job.lease)
             scope.cancel()
-        self._tasks.start_soon(self._work, job, scope)
+        self._tasks.start_soon(self._work, job, session_id, scope)
 
     # -- one job -------------------------------------------------------------------------------------------------------
 
-    async def _work(self, job: LeasedJob, scope: anyio.CancelScope) -> None:
+    async def _work(self, job: LeasedJob, session_id: str, scope: anyio.CancelScope) -> None:
+        bind_run(job.lease.run_id, session_id=session_id)
         # Shielded, because whoever cancels the embedding program must not take a job away before it is handed back.
         with anyio.CancelScope(shield=True):
             suspect = job.lost >= SUSPECT_LOSSES

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from runtime.frames import Frame, FrameReader, NotAFrame
 from runtime.process_messages import Job, read_job
+from telemetry.logs import configure_logging
 
 __all__ = ["Connection"]
 
@@ -172,6 +173,9 @@ class Connection:
 def _see_as_the_parent_does(frame: Frame) -> None:
     """See modules where the parent sees them; how we found our own is nothing for the body's children."""
     sys.path[:] = frame.header["path"]
+    if (logging := frame.header["logging"]) is not None:
+        # The parent's log is written by a command of ours, and standard error is the same stream.
+        configure_logging(**logging)
     pythonpath = frame.header["pythonpath"]
     if pythonpath is None:
         os.environ.pop("PYTHONPATH", None)

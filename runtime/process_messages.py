@@ -11,7 +11,7 @@ To the child go `hello` (once), `run`, `cancel`; from it come `begun`, `log`, `p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
@@ -21,6 +21,7 @@ from kernel.model.attempts import Raised
 from kernel.ports.executor import Attempt, BodyCompleted
 from runtime.bodies import AnyStage, identity_of
 from runtime.frames import Frame
+from telemetry.logs import current_ids
 
 __all__ = ["Answer", "Backend", "Job", "answer_frame", "job_frame", "make_job", "read_answer", "read_job"]
 
@@ -32,7 +33,8 @@ class Job:
     """One attempt for a child to run.
 
     `reference` is the stage's `module:name`, `references` those of the stages that `outputs` come from; `timeout_s`
-    counts from `now`, which is the time when the job was sent. `backend` is for async bodies.
+    counts from `now`, which is the time when the job was sent. `backend` is for async bodies, `log_ids` is what its
+    log lines carry.
     """
 
     token: str
@@ -47,6 +49,7 @@ class Job:
     timeout_s: float | None
     bytes_max: int
     backend: Backend
+    log_ids: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,7 @@ def make_job(attempt: Attempt, stage: AnyStage, *, now: datetime, bytes_max: int
         timeout_s=None if stage.timeout is None else stage.timeout.total_seconds(),
         bytes_max=bytes_max,
         backend=backend,
+        log_ids=current_ids(),
     )
 
 
@@ -97,6 +101,7 @@ def job_frame(job: Job) -> Frame:
         "timeout_s": job.timeout_s,
         "bytes_max": job.bytes_max,
         "backend": job.backend,
+        "log_ids": dict(job.log_ids),
     }
     return Frame("run", header, (job.input, job.config or b"", *job.outputs.values()))
 
@@ -118,6 +123,7 @@ def read_job(frame: Frame) -> Job:
         timeout_s=header["timeout_s"],
         bytes_max=header["bytes_max"],
         backend=header["backend"],
+        log_ids=header["log_ids"],
     )
 
 

@@ -41,6 +41,7 @@ from runtime.process_connection import Connection
 from runtime.process_messages import Answer, Job, answer_frame
 from runtime.raised import raised_outcome
 from runtime.storable_text import storable_fields, storable_text
+from telemetry.logs import log_fields
 
 __all__ = ["main"]
 
@@ -278,7 +279,8 @@ def main(descriptor: int) -> None:
     for count, job in enumerate(iter(connection.jobs.get, None), start=1):
         surroundings = surroundings or _Surroundings()
         connection.begin(job.token)
-        outcome, dropped = run_job(job, connection)
+        with log_fields(**job.log_ids):
+            outcome, dropped = run_job(job, connection)
         _flush_output()
         reusable = count < JOBS_MAX and surroundings.are_unchanged()
         connection.finish()

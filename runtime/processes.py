@@ -30,6 +30,7 @@ from kernel.ports.executor import BodyCompleted
 from runtime.bodies import AttemptPort
 from runtime.frames import Frame, FrameReader, NotAFrame
 from runtime.process_messages import Answer, Job, job_frame, read_answer
+from telemetry.logs import configured_logging
 
 __all__ = ["ProcessPool"]
 
@@ -247,13 +248,18 @@ async def _start() -> _Worker:
         theirs.close()
     worker = _Worker(process, ours)
     try:
-        await worker.send(Frame("hello", {"path": sys.path, "pythonpath": os.environ.get("PYTHONPATH")}))
+        await worker.send(Frame("hello", _surroundings()))
     except WorkerGone:
         pass  # the first job will meet the same and say why
     except BaseException:
         await worker.end()
         raise
     return worker
+
+
+def _surroundings() -> dict[str, object]:
+    """What the child takes over: where modules are found, and how lines of log are written, when that is our say."""
+    return {"path": sys.path, "pythonpath": os.environ.get("PYTHONPATH"), "logging": configured_logging()}
 
 
 def _environment() -> dict[str, str]:

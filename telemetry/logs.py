@@ -5,6 +5,11 @@ configured by that: in somebody else's program an event goes where that program 
 has configured structlog, else through the standard library's `logging` under the name "leasehold...". Only the command
 line, which owns its process, calls `configure_logging`.
 
+Whatever is logged while a run is driven or a body executes carries the run's ids, wherever it is said: by the engine,
+by a stage's own structlog or `logging` calls, in the event loop, in a thread, in a child interpreter. They stand in one
+context variable, which tasks and threads inherit; `log_fields` sets them, `add_run_ids` and `RunIds` put them into the
+lines of a program that configures its own logging.
+
 Payloads are never fields, and tracebacks never show local variables, because those would be payloads.
 """
 
@@ -13,16 +18,33 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextvars import ContextVar, Token
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypedDict
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-__all__ = ["EventLogger", "configure_logging", "get_logger"]
+__all__ = [
+    "EventLogger",
+    "LoggingChoice",
+    "RunIds",
+    "add_run_ids",
+    "bind_run",
+    "configure_logging",
+    "configured_logging",
+    "current_ids",
+    "get_logger",
+    "log_fields",
+]
 
 ROOT = "leasehold"
+ID_FIELDS = ("run_id", "workflow_id", "stage_id", "attempt", "session_id", "trace_id", "span_id")
+"""What lines carry, as far as there is something to name."""
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
+_ids: ContextVar[Mapping[str, object]] = ContextVar("leasehold_log_ids", default=_NOTHING)
 
 
 class EventLogger:
@@ -67,7 +89,10 @@ class EventLogger:
         self._log("error", event, {"exc_info": True, **fields})
 
     def _log(self, level: str, event: str, fields: Mapping[str, object]) -> None:
+        # The ids last, where the eye finds them without looking for the rest; what the line says itself counts.
         fields = {**self._bound, **fields}
+        if ids := _ids.get():
+            fields.update((name, value) for name, value in ids.items() if value is not None and name not in fields)
         structlog = sys.modules.get("structlog")
         if structlog is not None and structlog.is_configured():
             getattr(structlog.get_logger(self._name), level)(event, **fields)
@@ -84,7 +109,86 @@ def get_logger(name: str = ROOT) -> EventLogger:
     return EventLogger(name)
 
 
+# -- whose lines they are ----------------------------------------------------------------------------------------------
+
+
+def bind_run(run_id: str, workflow_id: str | None = None, session_id: str | None = None) -> None:
+    """From here on, whatever the current task and what it starts log carries these ids."""
+    _ids.set({"run_id": run_id, "workflow_id": workflow_id, "session_id": session_id})
+
+
+class log_fields:  # noqa: N801 - a context manager, written as a class because one is entered for every body
+    """While it is entered, lines carry these fields besides those around it; None leaves one out."""
+
+    __slots__ = ("_fields", "_token")
+
+    def __init__(self, **fields: object) -> None:
+        self._fields = fields
+        self._token: Token[Mapping[str, object]] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _ids.set({**_ids.get(), **self._fields})
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None, "entered"
+        _ids.reset(self._token)
+
+
+def current_ids() -> Mapping[str, object]:
+    """The ids that a line said here would carry: of the run, and of the current span if there is one."""
+    ids = {name: value for name, value in _ids.get().items() if value is not None}
+    # Whoever makes spans has imported it.
+    if (trace := sys.modules.get("opentelemetry.trace")) is not None:
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            ids["trace_id"] = f"{span.trace_id:032x}"
+            ids["span_id"] = f"{span.span_id:016x}"
+    return ids
+
+
+def add_run_ids(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor that adds the current ids: `structlog.configure(processors=[..., add_run_ids, ...])`.
+
+    Fields: `run_id workflow_id stage_id attempt session_id trace_id span_id`, as far as there are any. What a line
+    names itself stays as it is.
+    """
+    for name, value in current_ids().items():
+        event.setdefault(name, value)
+    return event
+
+
+class RunIds(logging.Filter):
+    """Gives records of the standard library's `logging` the same ids as attributes: `handler.addFilter(RunIds())`.
+
+    All seven are always there, so that a format string may name them; "" where there is nothing to name.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add them; every record passes."""
+        ids = current_ids()
+        for name in ID_FIELDS:
+            if not hasattr(record, name):
+                setattr(record, name, ids.get(name, ""))
+        return True
+
+
 # -- for the command line ----------------------------------------------------------------------------------------------
+
+
+class LoggingChoice(TypedDict):
+    """What `configure_logging` was told, as another process needs it; JSON."""
+
+    format: Literal["console", "json"]
+    level: str
+    fields: Mapping[str, object]
+
+
+_choice: LoggingChoice | None = None
+
+
+def configured_logging() -> LoggingChoice | None:
+    """How this process's command line writes its log; None when it is not ours to say."""
+    return _choice
 
 
 def configure_logging(
@@ -103,6 +207,8 @@ def configure_logging(
     """
     import structlog
 
+    global _choice  # noqa: PLW0603 - logging is the process's, and so is what was chosen for it
+    _choice = LoggingChoice(format=format, level=level, fields=dict(fields))
     target: TextIO = stream or sys.stderr
     if colour is None:
         colour = target.isatty() and not os.environ.get("NO_COLOR")
@@ -117,7 +223,7 @@ def configure_logging(
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
-        _add_span,
+        add_run_ids,
         stamp,
         structlog.processors.StackInfoRenderer(),
     ]
@@ -162,14 +268,4 @@ def _without_logger_name(_logger: WrappedLogger, _method: str, event: EventDict)
     """Our own events have names that say whose they are; only those of other libraries need their logger's."""
     if str(event.get("logger", "")).partition(".")[0] == ROOT:
         del event["logger"]
-    return event
-
-
-def _add_span(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Name the current span, if anybody in this process makes spans."""
-    if (trace := sys.modules.get("opentelemetry.trace")) is not None:
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            event["trace_id"] = f"{span.trace_id:032x}"
-            event["span_id"] = f"{span.span_id:016x}"
     return event
