@@ -13,6 +13,7 @@ from kernel.authoring.workflow import Workflow
 from kernel.errors import InvalidCommand, InvalidWorkflow
 from kernel.plugin_runner import PluginRunner
 from kernel.ports.sinks import EventSink, Sink, Subscription
+from telemetry.privacy import Redact
 
 __all__ = ["AcceptingChanges", "App", "ServiceFactory"]
 
@@ -30,6 +31,9 @@ class App:
     drain. Each is owed its events under its name, which no two may share; give a `PluginRunner` instead of a list to
     say how often plugins are tried.
 
+    With `LEASEHOLD_CAPTURE_PAYLOADS` traces have payloads in them; `redact(name, value)` is given each one first, as
+    JSON under a name like "stage.input", and returns what of it may be recorded (None: nothing).
+
     Raises: InvalidWorkflow, naming both, when an (id, version) pair is listed twice; InvalidCommand, for two plugins
     or sinks of one name.
     """
@@ -41,11 +45,13 @@ class App:
         services: Mapping[str, ServiceFactory] | None = None,
         plugins: Sequence[Plugin] | PluginRunner = (),
         sinks: Sequence[Sink | Subscription] = (),
+        redact: Redact | None = None,
     ) -> None:
         self.workflows: tuple[Workflow[Any, Any], ...] = tuple(workflows)
         self.services: Mapping[str, ServiceFactory] = dict(services or {})
         self.plugins: PluginRunner = plugins if isinstance(plugins, PluginRunner) else PluginRunner(plugins)
         self.sinks: tuple[Sink | Subscription, ...] = tuple(sinks)
+        self.redact: Redact | None = redact
         self._check_names()
         self._by_version: dict[tuple[str, str], Workflow[Any, Any]] = {}
         self._newest: dict[str, Workflow[Any, Any]] = {}

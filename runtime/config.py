@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from kernel.errors import InvalidCommand
 from runtime.database_urls import masked_url
-from runtime.setting_kinds import BlobUrl, Choice, Folder, Kind, Names, Number, Seconds, Text, Url
+from runtime.setting_kinds import BlobUrl, Choice, Flag, Folder, Kind, Names, Number, Seconds, Text, Url
 
 __all__ = ["SETTINGS", "Setting", "Settings", "Source", "find_pyproject", "load_settings", "setting_json", "shown"]
 
@@ -92,6 +92,7 @@ class Settings:
     history_events_max: int = 10_000
     unknown_workflow_grace: timedelta | None = None
     idempotency_expiry: timedelta = timedelta(days=30)
+    capture_payloads: bool = False
     sources: Mapping[str, Source] = field(default_factory=dict[str, Source], compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
@@ -162,6 +163,7 @@ SETTINGS: tuple[Setting, ...] = (
         note="how long a run may wait for a process that knows its workflow",
     ),
     Setting(name="idempotency_expiry", kind=Seconds(1.0), note="how long an idempotency key is remembered"),
+    Setting(name="capture_payloads", kind=Flag(), note="whether traces have inputs and outputs in them"),
 )
 
 _BY_NAME: Mapping[str, Setting] = {row.name: row for row in SETTINGS}
@@ -278,6 +280,8 @@ def shown(row: Setting, value: object) -> str:
     match row.kind:
         case Url():
             return masked_url(str(value))
+        case Flag():
+            return "true" if value else "false"
         case Seconds() if isinstance(value, timedelta):
             return _duration(value)
         case Names() if isinstance(value, tuple):

@@ -18,7 +18,7 @@ from kernel.errors import InvalidCommand
 from runtime.blob_urls import KNOWN_BLOB_PLACES, blob_place
 from runtime.database_urls import KNOWN_KINDS, database_kind
 
-__all__ = ["BlobUrl", "Choice", "Folder", "Kind", "Names", "Number", "Seconds", "Text", "Url"]
+__all__ = ["BlobUrl", "Choice", "Flag", "Folder", "Kind", "Names", "Number", "Seconds", "Text", "Url"]
 
 
 class Kind(Protocol):
@@ -102,6 +102,23 @@ class Choice:
         if not isinstance(value, str) or value.strip().lower() not in self.words:
             _refuse(value, where, field, takes=" or ".join(f'"{word}"' for word in self.words))
         return value.strip().lower()
+
+
+_YES_AND_NO = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Yes or no."""
+
+    def read(self, value: object, where: str, field: str, /) -> bool:
+        """True or False; 1 and 0, yes and no, on and off mean the same."""
+        if isinstance(value, bool):
+            return value
+        meant = _YES_AND_NO.get(str(value).strip().lower())
+        if meant is None:
+            _refuse(value, where, field, takes='"true" or "false"')
+        return meant
 
 
 @dataclass(frozen=True, slots=True)
