@@ -1,0 +1,252 @@
+"""What a process counts and measures, offered to OpenTelemetry under the names of `telemetry.names`.
+
+Theory of operation. Whoever notices something calls a method of `Meters`, which adds to a tally and returns; the SDK
+asks for sums and gauges when it collects, in a thread of its own, and then only numbers that are there already are
+read. So nothing here waits, and nothing costs more because somebody exports often.
+
+An engine that is not metered has no `Meters`: `find_meters` answers None without importing OpenTelemetry, unless the
+program has set up a meter provider of its SDK. There is one for a process, whatever number of supervisors it has,
+because there is one meter provider.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kernel.command import Command
+from kernel.commands.execute_job import ExecuteJobResult
+from kernel.model.facts import (
+    Fact,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunStarted,
+    StageCompleted,
+    StageFailed,
+    StageRetrying,
+)
+from kernel.model.run import RunState
+from kernel.ports.persistence import Append
+from telemetry import names
+from telemetry.names import MetricName
+from telemetry.tallies import Distribution, Distributions, Key, RecordedDistribution, Totals, attributes_of
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+__all__ = ["Meters", "Reading", "Source", "find_meters", "use_meters"]
+
+Reading: TypeAlias = tuple[MetricName, Key, float]
+Source: TypeAlias = Callable[[], Iterable[Reading]]
+"""Tells what the gauges of one supervisor stand at now; called from any thread, and must only read."""
+
+NS = 1e-9
+
+
+class Meters:
+    """The tallies of this process. Plain calls that never wait; which thread calls does not matter.
+
+    With `own_histograms` histograms are kept here, for exporters that ask for them (`distributions`); otherwise every
+    value goes into an instrument of the provider's.
+    """
+
+    def __init__(self, provider: MeterProvider, *, own_histograms: bool = False) -> None:
+        from opentelemetry.metrics import Observation
+
+        self._observation: type[Observation] = Observation
+        self._meter = provider.get_meter(names.SCOPE)
+        self._own = own_histograms
+        self._sources: list[Source] = []
+        self.distributions: list[Distributions] = []
+        self._started = self._counter(names.RUNS_STARTED)
+        self._completed = self._counter(names.RUNS_COMPLETED)
+        self._failed = self._counter(names.RUNS_FAILED)
+        self._cancelled = self._counter(names.RUNS_CANCELLED)
+        self._retried = self._counter(names.STAGES_RETRIED)
+        self._stages_failed = self._counter(names.STAGES_FAILED)
+        self._renewals = self._counter(names.LEASE_RENEWALS)
+        self._losses = self._counter(names.LEASES_LOST)
+        self._runs = self._histogram(names.RUN_DURATION)
+        self._stages = self._histogram(names.STAGE_DURATION)
+        self._commands = self._histogram(names.COMMAND_DURATION)
+        self._batch_sizes = self._histogram(names.APPEND_BATCH_SIZE)
+        self._batches = self._histogram(names.APPEND_DURATION)
+        self._claims = self._histogram(names.CLAIM_LATENCY)
+        self._renewal_durations = self._histogram(names.LEASE_RENEWAL_DURATION)
+        self._lag = self._histogram(names.LOOP_LAG)
+        self._tellers: Mapping[type, Callable[[RunState, Any], None]] = {
+            RunStarted: self._run_started,
+            RunCompleted: self._run_completed,
+            RunFailed: self._run_failed,
+            RunCancelled: self._run_cancelled,
+            StageCompleted: self._stage_completed,
+            StageRetrying: self._stage_retrying,
+            StageFailed: self._stage_failed,
+        }
+        for name in names.METRICS:
+            if name.kind == "gauge":
+                self._meter.create_observable_gauge(name.name, [self._read(name)], name.unit, name.meaning)
+        self._meter.create_observable_counter(
+            names.HINTS_OUTAGES.name,
+            [self._read(names.HINTS_OUTAGES)],
+            names.HINTS_OUTAGES.unit,
+            names.HINTS_OUTAGES.meaning,
+        )
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
+
+    def told(self, state: RunState, facts: Sequence[Fact]) -> None:
+        """These facts have become durable, and led to this state; of all processes one tells each fact, once."""
+        for fact in facts:
+            # By type, because most facts are none of these, and a match would ask about each of them in turn.
+            tell = self._tellers.get(type(fact))
+            if tell is not None:
+                tell(state, fact)
+
+    def _stage_completed(self, state: RunState, fact: Any) -> None:
+        self._stages.record(fact.duration_s, (state.workflow_id, fact.stage_id))
+
+    def _run_started(self, state: RunState, _fact: Any) -> None:
+        self._started.add((state.workflow_id,))
+
+    def _run_completed(self, state: RunState, fact: Any) -> None:
+        self._completed.add((state.workflow_id,))
+        self._runs.record(fact.duration_s, (state.workflow_id, "completed"))
+
+    def _run_failed(self, state: RunState, _fact: Any) -> None:
+        self._failed.add((state.workflow_id,))
+        self._ended(state, "failed")
+
+    def _run_cancelled(self, state: RunState, _fact: Any) -> None:
+        self._cancelled.add((state.workflow_id,))
+        self._ended(state, "cancelled")
+
+    def _stage_retrying(self, state: RunState, fact: Any) -> None:
+        self._retried.add((state.workflow_id, fact.stage_id, fact.cause))
+
+    def _stage_failed(self, state: RunState, fact: Any) -> None:
+        self._stages_failed.add((state.workflow_id, fact.stage_id))
+
+    def _ended(self, state: RunState, outcome: str) -> None:
+        if state.started_at is not None and state.ended_at is not None:
+            duration_s = (state.ended_at - state.started_at).total_seconds()
+            self._runs.record(max(duration_s, 0.0), (state.workflow_id, outcome))
+
+    async def around(self, command: Command[Any], handle: Callable[[Command[Any]], Awaitable[Any]], /) -> Any:
+        """A middleware of kernels: carry out a command and take its time."""
+        began = perf_counter()
+        try:
+            result = await handle(command)
+        except Exception as error:
+            self._commands.record(perf_counter() - began, (command.type, type(error).__name__))
+            raise
+        self._commands.record(perf_counter() - began, (command.type, _outcome_of(result)))
+        return result
+
+    # -- the store -----------------------------------------------------------------------------------------------------
+
+    def batch_sent(self, appends: Sequence[Append], started_ns: int, ended_ns: int, error: Exception | None) -> None:
+        """A `BatchObserver`."""
+        self._batch_sizes.record(len(appends))
+        self._batches.record((ended_ns - started_ns) * NS, _OK if error is None else _ERROR)
+
+    def claimed(self, waited_s: float) -> None:
+        """A run was claimed that had been due for so long."""
+        self._claims.record(waited_s)
+
+    # -- the session ---------------------------------------------------------------------------------------------------
+
+    def renewed(self, duration_s: float, *, alive: bool) -> None:
+        """A heartbeat was answered."""
+        self._renewals.add(_OK if alive else _REFUSED)
+        self._renewal_durations.record(duration_s)
+
+    def not_renewed(self) -> None:
+        """A heartbeat had no answer."""
+        self._renewals.add(_ERROR)
+
+    def lease_lost(self) -> None:
+        """A session ended while it was held."""
+        self._losses.add()
+
+    def loop_answered(self, lag_s: float) -> None:
+        """The event loop has answered a heartbeat."""
+        self._lag.record(lag_s)
+
+    # -- gauges --------------------------------------------------------------------------------------------------------
+
+    def watch(self, source: Source) -> Callable[[], None]:
+        """Ask this one too, until what is returned is called."""
+        self._sources.append(source)
+        return lambda: self._sources.remove(source)
+
+    def _counter(self, name: MetricName) -> Totals:
+        totals = Totals(name)
+
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            return [self._observation(value, attributes_of(name, key)) for key, value in list(totals.sums.items())]
+
+        self._meter.create_observable_counter(name.name, [observe], name.unit, name.meaning)
+        return totals
+
+    def _histogram(self, name: MetricName) -> Distribution:
+        if self._own:
+            distribution = Distributions(name)
+            self.distributions.append(distribution)
+            return distribution
+        instrument = self._meter.create_histogram(
+            name.name, name.unit, name.meaning, explicit_bucket_boundaries_advisory=list(name.bounds)
+        )
+        return RecordedDistribution(name, instrument)
+
+    def _read(self, name: MetricName) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            # A process that drives nothing says so; and without a single point our scope would not be exported at all.
+            found: dict[Key, float] = {(): 0.0} if name is names.ACTORS else {}
+            for source in tuple(self._sources):
+                for metric, key, value in source():
+                    if metric is name:
+                        before = found.get(key, 0.0)
+                        found[key] = max(before, value) if name.shared else before + value
+            return [self._observation(value, attributes_of(name, key)) for key, value in found.items()]
+
+        return observe
+
+
+_OK = ("ok",)
+_ERROR = ("error",)
+_REFUSED = ("refused",)
+
+
+def _outcome_of(result: object) -> str:
+    if not isinstance(result, ExecuteJobResult):
+        return "ok"
+    if result.ghost:
+        return "superseded"
+    return "retrying" if result.retryable else result.outcome
+
+
+# -- whether anybody meters --------------------------------------------------------------------------------------------
+
+_meters: Meters | None = None
+
+
+def use_meters(meters: Meters | None) -> None:
+    """Have this process count into these from now on, or into none; for whoever sets up the exporting."""
+    global _meters  # noqa: PLW0603 - a process has one meter provider, and this goes with it
+    _meters = meters
+
+
+def find_meters() -> Meters | None:
+    """What this process counts into; None when its program has set up no meter provider of the OpenTelemetry SDK."""
+    if _meters is None:
+        api, sdk = sys.modules.get("opentelemetry.metrics"), sys.modules.get("opentelemetry.sdk.metrics")
+        if api is None or sdk is None:
+            return None
+        provider = api.get_meter_provider()
+        if isinstance(provider, sdk.MeterProvider):
+            use_meters(Meters(provider))
+    return _meters

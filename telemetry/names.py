@@ -1,0 +1,325 @@
+"""Every name that dashboards, alerts and queries may rely on: spans, their attributes and events, metrics.
+
+A name is stable: renaming one breaks somebody's dashboard. REFERENCE.md is written from this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "ACTORS",
+    "APPEND",
+    "APPEND_BATCH_SIZE",
+    "APPEND_DURATION",
+    "ATTRIBUTES",
+    "BODIES_RUNNING",
+    "BODIES_WAITING",
+    "CHECK",
+    "CLAIM_LATENCY",
+    "COMMAND",
+    "COMMAND_DURATION",
+    "COMMAND_TYPE",
+    "DEAD_LETTERS",
+    "HINTS_OUTAGES",
+    "HINTS_SILENCE",
+    "LEASES_LOST",
+    "LEASE_RENEWALS",
+    "LEASE_RENEWAL_DURATION",
+    "LOOP_LAG",
+    "METRICS",
+    "OLDEST_RUNNABLE_AGE",
+    "OUTBOX_LAG",
+    "OUTCOME",
+    "ROWS",
+    "RUN",
+    "RUNS_CANCELLED",
+    "RUNS_COMPLETED",
+    "RUNS_FAILED",
+    "RUNS_RUNNABLE",
+    "RUNS_STARTED",
+    "RUN_DURATION",
+    "RUN_EVENTS",
+    "RUN_ID",
+    "SCOPE",
+    "SESSION_ID",
+    "SPANS",
+    "STAGE",
+    "STAGES_FAILED",
+    "STAGES_RETRIED",
+    "STAGE_ATTEMPT",
+    "STAGE_DURATION",
+    "STAGE_EXECUTION",
+    "STAGE_ID",
+    "THREADS_ABANDONED",
+    "UNKNOWN_WORKFLOW",
+    "WORKFLOW_ID",
+    "WORKFLOW_VERSION",
+    "Attribute",
+    "MetricName",
+    "SpanName",
+]
+
+SCOPE = "leasehold"
+"""The instrumentation scope of all spans and instruments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of spans: its key, the type of its values, what they mean."""
+
+    key: str
+    type: str
+    meaning: str
+
+
+RUN_ID = "leasehold.run.id"
+WORKFLOW_ID = "leasehold.workflow.id"
+WORKFLOW_VERSION = "leasehold.workflow.version"
+STAGE_ID = "leasehold.stage.id"
+STAGE_EXECUTION = "leasehold.stage.execution"
+STAGE_ATTEMPT = "leasehold.stage.attempt"
+SESSION_ID = "leasehold.session.id"
+OUTCOME = "leasehold.outcome"
+ROWS = "leasehold.append.rows"
+
+ATTRIBUTES = (
+    Attribute(RUN_ID, "string", "the run"),
+    Attribute(WORKFLOW_ID, "string", "its workflow"),
+    Attribute(WORKFLOW_VERSION, "string", "the version of the workflow"),
+    Attribute(STAGE_ID, "string", "the stage"),
+    Attribute(STAGE_EXECUTION, "int", "which execution of the stage; a rerun begins a new one"),
+    Attribute(STAGE_ATTEMPT, "int", "which attempt of the execution, from 1"),
+    Attribute(SESSION_ID, "string", "the session of the process that did it"),
+    Attribute(OUTCOME, "string", "how it ended, see the span"),
+    Attribute(ROWS, "int", "how many appends one statement carried, of all runs"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanName:
+    """A kind of span: its name (words in angle brackets vary), its parent, its outcomes, what it covers."""
+
+    name: str
+    parent: str
+    outcomes: str
+    meaning: str
+
+    def of(self, what: str) -> str:
+        """The name with its variable word."""
+        return f"{self.name.partition('<')[0]}{what}"
+
+
+RUN = SpanName(
+    "run <workflow id>",
+    "the creator's span, if there was one",
+    "completed, failed, cancelled",
+    "the run from its creation, or its rerun, to its end; sent by whoever ends it",
+)
+COMMAND = SpanName(
+    "<command>",
+    "the caller's span, else the run's",
+    "ok, or the class of the error; of job.execute: completed, suspended, failed, retrying, superseded, interrupted, "
+    "lost",
+    "one command, such as run.create, job.execute or run.cancel, until its outcome is durable",
+)
+STAGE = SpanName(
+    "stage <stage id>",
+    "its job.execute",
+    "as its job.execute",
+    "one attempt of the stage's body, without what recording its outcome takes",
+)
+CHECK = SpanName(
+    "check <stage id>",
+    "the run's",
+    "ready, not_ready, failed, raised, interrupted",
+    "one look at a suspended stage",
+)
+APPEND = SpanName(
+    "append",
+    "the command or the run that its first append belongs to; the others are links",
+    "ok, or the class of the error",
+    "one statement of the committer that carried appends of a sampled run",
+)
+
+SPANS = (RUN, COMMAND, STAGE, CHECK, APPEND)
+
+RUN_EVENTS = ("run.owner_changed", "run.rerun", "stage.retrying", "stage.suspended")
+"""What happened to a run that its root span tells as events, under the names that the history has for them."""
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+COMMAND_TYPE = "leasehold.command.type"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricName:
+    """An instrument: its name, what kind it is, its unit, the attributes of its points, what it tells.
+
+    `bounds` are the upper ends of a histogram's buckets. `shared`: every process reports the same number, that of the
+    whole database, so take the largest and not the sum. No attribute ever takes values without end, such as run ids.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    meaning: str
+    attributes: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    shared: bool = False
+
+
+_SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LONG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
+_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+RUNS_STARTED = MetricName("leasehold.runs.started", "counter", "{run}", "runs that began to execute", (WORKFLOW_ID,))
+RUNS_COMPLETED = MetricName("leasehold.runs.completed", "counter", "{run}", "runs that completed", (WORKFLOW_ID,))
+RUNS_FAILED = MetricName("leasehold.runs.failed", "counter", "{run}", "runs that failed", (WORKFLOW_ID,))
+RUNS_CANCELLED = MetricName("leasehold.runs.cancelled", "counter", "{run}", "runs that were cancelled", (WORKFLOW_ID,))
+RUN_DURATION = MetricName(
+    "leasehold.run.duration",
+    "histogram",
+    "s",
+    "from a run's start to its end, waiting included; outcomes: completed, failed, cancelled",
+    (WORKFLOW_ID, OUTCOME),
+    _LONG_S,
+)
+STAGE_DURATION = MetricName(
+    "leasehold.stage.duration",
+    "histogram",
+    "s",
+    "how long the attempt took that completed a stage, as its history has it",
+    (WORKFLOW_ID, STAGE_ID),
+    _LONG_S,
+)
+STAGES_RETRIED = MetricName(
+    "leasehold.stages.retried",
+    "counter",
+    "{attempt}",
+    "attempts that ended without a result and are repeated; outcomes: raised, timeout, lost, drained",
+    (WORKFLOW_ID, STAGE_ID, OUTCOME),
+)
+STAGES_FAILED = MetricName(
+    "leasehold.stages.failed", "counter", "{stage}", "stages that failed for good", (WORKFLOW_ID, STAGE_ID)
+)
+COMMAND_DURATION = MetricName(
+    "leasehold.command.duration",
+    "histogram",
+    "s",
+    "from a command's dispatch until its outcome is durable; outcomes: ok, or the class of the error; "
+    "of job.execute: completed, suspended, failed, retrying, superseded",
+    (COMMAND_TYPE, OUTCOME),
+    _LONG_S,
+)
+APPEND_BATCH_SIZE = MetricName(
+    "leasehold.append.batch_size", "histogram", "{append}", "appends of one statement", (), _ROWS
+)
+APPEND_DURATION = MetricName(
+    "leasehold.append.duration",
+    "histogram",
+    "s",
+    "from sending a batch of appends to its answer; outcomes: ok, error",
+    (OUTCOME,),
+    _SHORT_S,
+)
+CLAIM_LATENCY = MetricName(
+    "leasehold.claim.latency",
+    "histogram",
+    "s",
+    "how long a run had been due when it was claimed, by the database's clock",
+    (),
+    _SHORT_S,
+)
+ACTORS = MetricName("leasehold.actors.active", "gauge", "{run}", "runs that this process drives")
+BODIES_RUNNING = MetricName("leasehold.bodies.running", "gauge", "{body}", "stage bodies that execute")
+BODIES_WAITING = MetricName("leasehold.bodies.waiting", "gauge", "{body}", "runs that wait for room to execute one")
+THREADS_ABANDONED = MetricName(
+    "leasehold.threads.abandoned", "gauge", "{thread}", "threads whose body nobody waits for any more"
+)
+LEASE_RENEWALS = MetricName(
+    "leasehold.lease.renewals",
+    "counter",
+    "{renewal}",
+    "heartbeats of the session; outcomes: ok, refused, error",
+    (OUTCOME,),
+)
+LEASE_RENEWAL_DURATION = MetricName(
+    "leasehold.lease.renewal_duration", "histogram", "s", "how long an answered heartbeat took", (), _SHORT_S
+)
+LEASES_LOST = MetricName("leasehold.lease.losses", "counter", "{session}", "sessions that ended while they were held")
+LOOP_LAG = MetricName(
+    "leasehold.loop.lag", "histogram", "s", "how long the event loop took to answer a heartbeat", (), _SHORT_S
+)
+HINTS_SILENCE = MetricName(
+    "leasehold.hints.silence",
+    "gauge",
+    "s",
+    "since the connection that listens last proved to be alive, which is looked at every 10 s; not behind a pooler",
+)
+HINTS_OUTAGES = MetricName(
+    "leasehold.hints.outages",
+    "counter",
+    "{connection}",
+    "connections that listened and broke; hints of that moment were missed, and found by looking",
+)
+RUNS_RUNNABLE = MetricName(
+    "leasehold.runs.runnable",
+    "gauge",
+    "{run}",
+    "runs that are due and that nobody drives, up to 10,000 of a workflow",
+    (WORKFLOW_ID,),
+    shared=True,
+)
+OLDEST_RUNNABLE_AGE = MetricName(
+    "leasehold.runs.oldest_runnable_age",
+    "gauge",
+    "s",
+    "how long the first of them has been due; 0 when there is none",
+    shared=True,
+)
+UNKNOWN_WORKFLOW = MetricName(
+    "leasehold.runs.unknown_workflow",
+    "gauge",
+    "{run}",
+    "those of them whose workflow no live process knows",
+    shared=True,
+)
+OUTBOX_LAG = MetricName(
+    "leasehold.outbox.lag", "gauge", "s", "how long the first due event has waited to be published", shared=True
+)
+DEAD_LETTERS = MetricName(
+    "leasehold.dead_letters.waiting", "gauge", "{event}", "events that a sink refused too often", shared=True
+)
+
+METRICS = (
+    RUNS_STARTED,
+    RUNS_COMPLETED,
+    RUNS_FAILED,
+    RUNS_CANCELLED,
+    RUN_DURATION,
+    STAGE_DURATION,
+    STAGES_RETRIED,
+    STAGES_FAILED,
+    COMMAND_DURATION,
+    APPEND_BATCH_SIZE,
+    APPEND_DURATION,
+    CLAIM_LATENCY,
+    ACTORS,
+    BODIES_RUNNING,
+    BODIES_WAITING,
+    THREADS_ABANDONED,
+    LEASE_RENEWALS,
+    LEASE_RENEWAL_DURATION,
+    LEASES_LOST,
+    LOOP_LAG,
+    HINTS_SILENCE,
+    HINTS_OUTAGES,
+    RUNS_RUNNABLE,
+    OLDEST_RUNNABLE_AGE,
+    UNKNOWN_WORKFLOW,
+    OUTBOX_LAG,
+    DEAD_LETTERS,
+)
