@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -60,10 +60,13 @@ from kernel.ports.scheduler import Scheduler
 from kernel.ports.sinks import EventSink, Subscription, subscriptions_of
 from kernel.scheduling import check_schedule_key, scheduled_command
 
-__all__ = ["ROUTES", "Kernel", "Ports", "Route", "parse_command", "route"]
+__all__ = ["ROUTES", "Kernel", "Middleware", "Ports", "Route", "parse_command", "route"]
 
 R = TypeVar("R")
 C = TypeVar("C", bound="Command[Any]")
+
+Middleware: TypeAlias = Callable[[Command[Any], Callable[[Command[Any]], Awaitable[Any]]], Awaitable[Any]]
+"""What goes around every dispatch: it is given the command and what carries it out, and answers with the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +146,9 @@ class Kernel:
         limits: Limits | None = None,
         concurrency: Concurrency | None = None,
         job_transport: JobTransport | None = None,
+        around: Middleware | None = None,
     ) -> None:
+        self._around = around
         self.ports: Ports = Ports(
             store=persistence,
             journals=journals or ForeignJournals(persistence, blob_store, clock, ids),
@@ -165,11 +170,17 @@ class Kernel:
 
         Raises: what the command's handler documents, all of it `EngineError`.
         """
-        found = ROUTES.get(type(command))
-        if found is None:
+        if type(command) not in ROUTES:
             raise InvalidCommand(f"{type(command).__name__} is not a command.", field="type", hint=_known())
-        result: R = await found.handler(command, self.ports)
+        result: R
+        if self._around is None:
+            result = await self._handle(command)
+        else:
+            result = await self._around(command, self._handle)
         return result
+
+    async def _handle(self, command: Command[Any]) -> Any:
+        return await ROUTES[type(command)].handler(command, self.ports)
 
     async def schedule(self, command: Command[Any], /, *, at: datetime, key: str | None = None) -> str:
         """Have a command dispatched at or after a moment, and return the key under which it waits.

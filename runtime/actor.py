@@ -202,6 +202,11 @@ class RunActor:
         return self._stale
 
     @property
+    def lost(self) -> bool:
+        """Whether the lease is lost, or is as good as lost."""
+        return self._gone
+
+    @property
     def held(self) -> Collection[str]:
         """Tokens of the attempts that execute here."""
         return self._held.keys()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, Self, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
 import anyio
 import anyio.abc
@@ -22,13 +22,14 @@ from kernel.authoring.annotations import Attributes, NewAnnotations
 from kernel.authoring.stage import Stage
 from kernel.authoring.workflow import Workflow
 from kernel.commands.create_run import CreateRun
-from kernel.dispatch import Kernel
+from kernel.dispatch import Kernel, Middleware
 from kernel.ending import Ending, ending_of
 from kernel.errors import InvalidCommand, Unavailable
 from kernel.journal import ForeignJournals
 from kernel.model.facts import encode_plan
 from kernel.model.machine import Status
 from kernel.payloads import Limits
+from kernel.ports.executor import Executor
 from kernel.ports.persistence import RunQuery, WorkflowRecord
 from runtime.app import App
 from runtime.bootstrap import Storage, open_storage
@@ -39,7 +40,11 @@ from runtime.no_executor import NoExecutor
 from runtime.run_handle import RunHandle
 from runtime.start_many import started_in_order
 from runtime.watch import Watch
+from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
+
+if TYPE_CHECKING:
+    from telemetry.tracing import Tracing
 
 __all__ = ["Client", "GivenConfig", "Page", "RunHandle", "workflow_record"]
 
@@ -86,6 +91,7 @@ class Client:
         self._opener = storage or open_storage(self._settings)
         self._stack = AsyncExitStack()
         self._storage: Storage | None = None
+        self._tracing: Tracing | None = None
         self._kernel: Kernel | None = None
         self._watch: Watch | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -110,14 +116,29 @@ class Client:
 
     async def _open(self) -> None:
         """Open the store, tell it our workflows, and start what runs beside the caller."""
-        self._storage = await self._stack.enter_async_context(self._opener)
-        storage = self._storage
+        storage = self._storage = self._watched(await self._stack.enter_async_context(self._opener))
         await storage.persistence.register_workflows([workflow_record(workflow) for workflow in self.app.workflows])
         self._watch = Watch(storage.persistence, self._settings.poll_interval.total_seconds())
         self._kernel = self._make_kernel(storage)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         await self._start_services(self._tasks)
+
+    def _watched(self, storage: Storage) -> Storage:
+        """The store as this client uses it: watched, when the program traces."""
+        self._tracing = find_tracing(storage.persistence, clock=storage.clock, ids=storage.ids)
+        if self._tracing is None:
+            return storage
+        if storage.observe_batches is not None:
+            storage.observe_batches(self._tracing.appends.sent)
+        return replace(storage, persistence=self._tracing.store)
+
+    def _watched_executor(self, executor: Executor) -> Executor:
+        return executor if self._tracing is None else self._tracing.watch_executor(executor)
+
+    @property
+    def _around(self) -> Middleware | None:
+        return None if self._tracing is None else self._tracing.middleware
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         tasks.start_soon(self._serve, "watch", self.watch.run)
@@ -158,6 +179,8 @@ class Client:
         """
         with anyio.CancelScope(shield=self._tasks is not None) as scope:
             self._background.add(scope)
+            if self._tracing is not None:
+                self._tracing.begin_afresh()
             outage = OutageLog("store.unavailable", "store.recovered")
             while True:
                 try:
@@ -185,6 +208,7 @@ class Client:
             executor=NoExecutor(),
             scheduler=storage.scheduler,
             limits=self._limits(),
+            around=self._around,
         )
 
     def _limits(self) -> Limits:
@@ -226,6 +250,7 @@ class Client:
         annotations: Sequence[NewAnnotations] | Attributes | None = None,
         run_at: datetime | None = None,
         connection: object = None,
+        trace_context: Mapping[str, str] | None = None,
     ) -> RunHandle[O]: ...
 
     @overload
@@ -241,6 +266,7 @@ class Client:
         annotations: Sequence[NewAnnotations] | Attributes | None = None,
         run_at: datetime | None = None,
         connection: object = None,
+        trace_context: Mapping[str, str] | None = None,
     ) -> RunHandle[Any]: ...
 
     async def start(
@@ -255,6 +281,7 @@ class Client:
         annotations: Sequence[NewAnnotations] | Attributes | None = None,
         run_at: datetime | None = None,
         connection: object = None,
+        trace_context: Mapping[str, str] | None = None,
     ) -> RunHandle[Any]:
         """Create a run and return its handle, after it has been committed.
 
@@ -267,6 +294,8 @@ class Client:
         database, its input. Until then the handle is of no use but its `id`. A supervisor finds the run by itself,
         within about three seconds. What is refused leaves the transaction as it was. Without a transaction the
         statement is one. Raises besides: IdempotencyInProgress, when another transaction took the key first.
+
+        The run's trace continues that of the caller's current span, or of `trace_context`: W3C headers, `traceparent`.
         Raises: WorkflowNotFound, InvalidInput, InvalidConfig, IdempotencyKeyReused, PayloadRefused, Unavailable.
         """
         definition = None if isinstance(workflow, str) else workflow
@@ -282,6 +311,7 @@ class Client:
                 metadata=metadata,
                 annotations=annotations,
                 run_at=run_at,
+                trace_context=trace_context,
             )
         )
         return RunHandle(self, result.run_id, definition)
@@ -302,6 +332,7 @@ class Client:
             registry=self.app,
             executor=NoExecutor(),
             limits=self._limits(),
+            around=self._around,
         )
 
     async def start_many(

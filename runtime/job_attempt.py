@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from kernel.commands.execute_job import ExecuteJobResult
 from kernel.commands.reap_stale_leases import settle_job
-from kernel.dispatch import Kernel
+from kernel.dispatch import Kernel, Middleware
 from kernel.errors import Conflict, EngineError, ErrorInfo, Unavailable
 from kernel.job_work import work_job
 from kernel.journal import ForeignJournals
@@ -45,6 +45,7 @@ def job_kernel(
     *,
     journals: Journals | None = None,
     blobs: BlobStore | None = None,
+    around: Middleware | None = None,
 ) -> Kernel:
     """The kernel that executes jobs: it waits for a store that is away rather than lose what a body has done."""
     foreign = journals or ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
@@ -58,6 +59,7 @@ def job_kernel(
         journals=PatientJournals(foreign),
         limits=limits,
         job_transport=storage.jobs,
+        around=around,
     )
 
 

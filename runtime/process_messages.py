@@ -22,6 +22,7 @@ from kernel.ports.executor import Attempt, BodyCompleted
 from runtime.bodies import AnyStage, identity_of
 from runtime.frames import Frame
 from telemetry.logs import current_ids
+from telemetry.remote import current_traceparent
 
 __all__ = ["Answer", "Backend", "Job", "answer_frame", "job_frame", "make_job", "read_answer", "read_job"]
 
@@ -34,7 +35,7 @@ class Job:
 
     `reference` is the stage's `module:name`, `references` those of the stages that `outputs` come from; `timeout_s`
     counts from `now`, which is the time when the job was sent. `backend` is for async bodies, `log_ids` is what its
-    log lines carry.
+    log lines carry, `traceparent` the span that its own nest under.
     """
 
     token: str
@@ -50,6 +51,7 @@ class Job:
     bytes_max: int
     backend: Backend
     log_ids: Mapping[str, object] = field(default_factory=dict[str, object])
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ def make_job(attempt: Attempt, stage: AnyStage, *, now: datetime, bytes_max: int
         bytes_max=bytes_max,
         backend=backend,
         log_ids=current_ids(),
+        traceparent=current_traceparent(),
     )
 
 
@@ -102,6 +105,7 @@ def job_frame(job: Job) -> Frame:
         "bytes_max": job.bytes_max,
         "backend": job.backend,
         "log_ids": dict(job.log_ids),
+        "traceparent": job.traceparent,
     }
     return Frame("run", header, (job.input, job.config or b"", *job.outputs.values()))
 
@@ -124,6 +128,7 @@ def read_job(frame: Frame) -> Job:
         bytes_max=header["bytes_max"],
         backend=header["backend"],
         log_ids=header["log_ids"],
+        traceparent=header["traceparent"],
     )
 
 

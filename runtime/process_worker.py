@@ -42,6 +42,7 @@ from runtime.process_messages import Answer, Job, answer_frame
 from runtime.raised import raised_outcome
 from runtime.storable_text import storable_fields, storable_text
 from telemetry.logs import log_fields
+from telemetry.remote import within
 
 __all__ = ["main"]
 
@@ -279,7 +280,7 @@ def main(descriptor: int) -> None:
     for count, job in enumerate(iter(connection.jobs.get, None), start=1):
         surroundings = surroundings or _Surroundings()
         connection.begin(job.token)
-        with log_fields(**job.log_ids):
+        with log_fields(**job.log_ids), within(job.traceparent):
             outcome, dropped = run_job(job, connection)
         _flush_output()
         reusable = count < JOBS_MAX and surroundings.are_unchanged()

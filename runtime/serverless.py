@@ -227,15 +227,17 @@ class ServerlessHost(Client):
             steps=self,
             clock=storage.clock,
         )
-        self._attempts = job_kernel(storage, self.app, self._executor, self._limits())
+        executor = self._watched_executor(self._executor)
+        self._attempts = job_kernel(storage, self.app, executor, self._limits(), around=self._around)
         return Kernel(
             persistence=storage.persistence,
             blob_store=storage.blobs,
             clock=storage.clock,
             ids=storage.ids,
             registry=self.app,
-            executor=self._executor,
+            executor=executor,
             limits=self._limits(),
+            around=self._around,
             scheduler=storage.scheduler,
             concurrency=SideBySide(),
             job_transport=storage.jobs,

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -30,7 +31,7 @@ from kernel.model.run import RunState
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Attempt, Executor
 from kernel.ports.journals import Journals
-from kernel.ports.persistence import Append, Beat, Claimed, Lease, SessionInfo
+from kernel.ports.persistence import Append, Beat, Claimed, Lease, SessionInfo, StoredHistory
 from kernel.ports.registry import WorkflowRegistry
 from runtime.actor import ActorHost, RunActor, Wait
 from runtime.app import AcceptingChanges, App, ServiceFactory
@@ -51,7 +52,7 @@ from runtime.scheduled_commands import ScheduledCommands
 from runtime.session import Session, SessionTiming
 from runtime.side_by_side import SideBySide
 from runtime.slots import Slots
-from telemetry.logs import EventLogger, get_logger
+from telemetry.logs import EventLogger, bind_run, get_logger
 
 __all__ = ["Stats", "Supervisor"]
 
@@ -131,6 +132,7 @@ class Supervisor(Client):
         self._worker: JobWorker | None = None
         self._claimer: RunClaimer | None = None
         self._opened_at = 0.0
+        self._context = copy_context()
         self._ready = anyio.Event()
         self._sinks = Parts(())
         self._publisher: Publisher | None = None
@@ -139,6 +141,7 @@ class Supervisor(Client):
 
     async def _open(self) -> None:
         self._opened_at = anyio.current_time()
+        self._context = copy_context()
         self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
         self._sinks = Parts(await self._service_stack.enter_async_context(self.app.open_sinks()))
         await super()._open()
@@ -177,8 +180,9 @@ class Supervisor(Client):
             clock=storage.clock,
         )
         journals, patient = self._make_journals(storage), PatientBlobs(storage.blobs)
-        self._attempts = self._kernel_with(storage, journals, self._executor, patient)
-        self._worker = self._make_worker(storage, journals, patient)
+        executor = self._watched_executor(self._executor)
+        self._attempts = self._kernel_with(storage, journals, executor, patient)
+        self._worker = self._make_worker(storage, journals, executor, patient)
         self._claimer = RunClaimer(
             self,
             storage.persistence,
@@ -204,11 +208,18 @@ class Supervisor(Client):
             check=self._check,
             left=self._left,
         )
-        return self._kernel_with(storage, journals, self._executor, storage.blobs)
+        return self._kernel_with(storage, journals, executor, storage.blobs)
 
-    def _make_worker(self, storage: Storage, journals: Journals, patient: BlobStore) -> JobWorker:
-        assert self._executor is not None
-        kernel = job_kernel(storage, self._registry, self._executor, self._limits(), journals=journals, blobs=patient)
+    def _make_worker(self, storage: Storage, journals: Journals, executor: Executor, patient: BlobStore) -> JobWorker:
+        kernel = job_kernel(
+            storage,
+            self._registry,
+            executor,
+            self._limits(),
+            journals=journals,
+            blobs=patient,
+            around=self._around,
+        )
         queues = self._settings.queues
         named = {stage.queue for workflow in self.app.workflows for stage in workflow.stages}
         return JobWorker(
@@ -263,11 +274,13 @@ class Supervisor(Client):
             limits=self._limits(),
             concurrency=SideBySide(),
             job_transport=storage.jobs,
+            around=self._around,
         )
 
     def _make_journals(self, storage: Storage) -> Journals:
         foreign = ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
-        return RoutedJournals(self, foreign, storage.persistence, storage.clock, storage.ids, self._bodies)
+        routed = RoutedJournals(self, foreign, storage.persistence, storage.clock, storage.ids, self._bodies)
+        return routed if self._tracing is None else self._tracing.watch_journals(routed)
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         await super()._start_services(tasks)
@@ -300,7 +313,8 @@ class Supervisor(Client):
     def begin(self, run: Claimed, state: RunState) -> None:
         """Begin the actor of a run that was claimed."""
         inline = inline_bodies(run.history.rows)
-        self._spawn(RunActor(self._running_host, run.lease, state, inline, previous_owner=run.previous_owner))
+        actor = RunActor(self._running_host, run.lease, state, inline, previous_owner=run.previous_owner)
+        self._spawn(actor, run.history)
 
     # -- what the journals need ----------------------------------------------------------------------------------------
 
@@ -363,7 +377,8 @@ class Supervisor(Client):
         assert self._host is not None
         return self._host
 
-    def _spawn(self, actor: RunActor) -> None:
+    def _spawn(self, actor: RunActor, stored: StoredHistory | None = None) -> None:
+        """Begin an actor; `stored` is the history that was claimed, None for a run that is being created here."""
         assert self._actor_tasks is not None
         self._actors[actor.run_id] = actor
         if self._session is None or self._session.id != actor.lease.session_id:
@@ -374,7 +389,27 @@ class Supervisor(Client):
             if self._interrupting:
                 actor.interrupt()
         self._mark_busy()
-        self._actor_tasks.start_soon(actor.run)
+        # In the supervisor's own context: a run has nothing to do with the request or task that happened to begin it.
+        self._context.run(self._begin_task, self._actor_tasks, actor, self._watching(actor, stored))
+
+    def _begin_task(
+        self, tasks: anyio.abc.TaskGroup, actor: RunActor, watching: AbstractAsyncContextManager[None] | None
+    ) -> None:
+        tasks.start_soon(self._drive, actor, watching)
+
+    def _watching(self, actor: RunActor, stored: StoredHistory | None) -> AbstractAsyncContextManager[None] | None:
+        if self._tracing is None:
+            return None
+        session_id = actor.lease.session_id
+        return self._tracing.driving(actor.run_id, session_id, stored, lost=lambda: actor.lost)
+
+    async def _drive(self, actor: RunActor, watching: AbstractAsyncContextManager[None] | None) -> None:
+        bind_run(actor.run_id, actor.state.workflow_id, actor.lease.session_id)
+        if watching is None:
+            await actor.run()
+            return
+        async with watching:
+            await actor.run()
 
     def _left(self, actor: RunActor) -> None:
         if self._actors.get(actor.run_id) is actor:

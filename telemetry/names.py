@@ -5,6 +5,7 @@ A name is stable: renaming one breaks somebody's dashboard. REFERENCE.md is writ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ __all__ = [
     "CHECK",
     "CLAIM_LATENCY",
     "COMMAND",
+    "COMMANDS",
     "COMMAND_DURATION",
     "COMMAND_TYPE",
     "DEAD_LETTERS",
@@ -142,6 +144,22 @@ APPEND = SpanName(
     "ok, or the class of the error",
     "one statement of the committer that carried appends of a sampled run",
 )
+
+COMMANDS: Mapping[str, str] = {
+    "run.create": "a run comes to be",
+    "run.claimPending": "due runs are taken to be driven by jobs",
+    "run.transition": "a run is taken one step further by hand",
+    "run.cancel": "a run ends because somebody wants it to",
+    "run.rerunFrom": "a run that has ended begins again at a stage",
+    "run.reapStuck": "runs that nobody would look at again are repaired",
+    "run.unpark": "a run that could not be decided is given back",
+    "job.execute": "an attempt of a stage, from its start to its recorded end",
+    "stage.pollSuspended": "suspended stages are looked at",
+    "lease.reapStale": "leases whose holder has died are given up",
+    "outbox.flush": "events are handed to sinks",
+    "plugin.replayDLQ": "dead letters are tried again",
+}
+"""The commands whose spans there are, and what they cover."""
 
 SPANS = (RUN, COMMAND, STAGE, CHECK, APPEND)
 

@@ -50,9 +50,9 @@ SENT_BY_CLIENT = {"append_create": 1, "NOTIFY": 1, "load_ended": 3}
 
 # Tasks: one per run, and one per body. Steps: how often the event loop comes to a task; every call of the memory store
 # is one.
-TASKS = {"RunActor.run": 1, "RunActor._attempt": 3}
-STEPS_OWNED = {"RunActor.run": 11, "RunActor._attempt": 6}
-STEPS_CLIENT = {"RunActor.run": 13, "RunActor._attempt": 6}
+TASKS = {"Supervisor._drive": 1, "RunActor._attempt": 3}
+STEPS_OWNED = {"Supervisor._drive": 11, "RunActor._attempt": 6}
+STEPS_CLIENT = {"Supervisor._drive": 13, "RunActor._attempt": 6}
 # A body that has ended rings, and an append's answer does not.
 WAKE_UPS = 3
 

@@ -1,0 +1,170 @@
+"""Spans of commands: the middleware around a kernel's dispatch.
+
+A command's span is sent when the command is over, because only then is it known to which run's trace it belongs: whose
+history its handler read. Its id is drawn beforehand, so that what happens inside can name it as parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kernel.command import Command
+from kernel.commands.create_run import CreateRun, CreateRunResult
+from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult
+from kernel.errors import LeaseLost
+from kernel.ports.clock import Clock
+from kernel.ports.ids import Ids
+from telemetry import names
+from telemetry.failures import failure_of_error, failure_of_info
+from telemetry.run_trace import RunTrace, Traceparent, attempt_ids, root_id, run_trace, to_ns
+from telemetry.scope import SCOPE, Scope
+from telemetry.spans import AttributeValue, Failure, SpanRef, current_ref, end_span
+
+if TYPE_CHECKING:
+    from telemetry.tracing import Tracing
+
+__all__ = ["CommandSpans"]
+
+Handle = Callable[[Command[Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a command ended: the name of it for the span, and what went wrong."""
+
+    outcome: str
+    failure: Failure | None = None
+    run_id: str | None = None
+
+
+class CommandSpans:
+    """Middleware of kernels; `clock` and `ids` are those of their store."""
+
+    def __init__(self, tracing: Tracing, clock: Clock, ids: Ids) -> None:
+        self._tracing = tracing
+        self._clock = clock
+        self._ids = ids
+
+    async def around(self, command: Command[Any], handle: Handle) -> Any:
+        """Carry out a command as a span."""
+        if isinstance(command, CreateRun):
+            return await self._create(command, handle)
+        run_id: str | None = getattr(command, "run_id", None)
+        outer = SCOPE.get()
+        known = None if outer is None or run_id is None else outer.runs.get(run_id)
+        if known is not None and not known.sampled:
+            return await handle(command)
+        scope = Scope()
+        if outer is not None:
+            scope.session_id, scope.lost = outer.session_id, outer.lost
+        if known is not None:
+            scope.runs[known.run_id] = known
+        return await self._observe(command, handle, scope, run_id)
+
+    async def _create(self, command: CreateRun, handle: Handle) -> Any:
+        """A run's trace begins here, or goes on: where it comes from is stored with the run."""
+        now = self._clock.now()
+        run_id = command.run_id or self._ids.run_id(now)
+        caller = current_ref()
+        carrier = command.trace_context
+        if carrier is None and caller is not None:
+            carrier = {"traceparent": str(Traceparent(caller.trace_id, caller.span_id, caller.sampled))}
+        trace = run_trace(
+            run_id,
+            command.workflow_id,
+            command.workflow_version or "",
+            began_at=now,
+            carrier=carrier,
+            sample=self._tracing.sample,
+        )
+        if carrier is None and trace.sampled:
+            carrier = {"traceparent": str(Traceparent(trace.trace_id, trace.span_id, sampled=True))}
+        root = None if carrier is None else f"{root_id(run_id):016x}"
+        command = replace(command, run_id=run_id, trace_context=carrier, root_span_id=root)
+        return await self._observe(command, handle, Scope(runs={run_id: trace}), run_id)
+
+    async def _observe(self, command: Command[Any], handle: Handle, scope: Scope, run_id: str | None) -> Any:
+        caller, start_ns = current_ref(), self._tracing.now_ns()
+        if caller is not None and not caller.sampled:
+            caller = None
+        token = command.token if isinstance(command, ExecuteJob) else None
+        span_id = self._tracing.spans.new_id() if token is None else attempt_ids(token)[0]
+        scope.command = SpanRef(0 if caller is None else caller.trace_id, span_id)
+        before = SCOPE.set(scope)
+        try:
+            result = await handle(command)
+        except BaseException as error:
+            # What a lease that is lost had in flight is told by whoever takes the run over.
+            if not (isinstance(error, LeaseLost) or scope.lost()):
+                self._send(command, scope, _raised(error, run_id), caller, start_ns)
+            raise
+        finally:
+            SCOPE.reset(before)
+        self._send(command, scope, _returned(result, run_id), caller, start_ns)
+        await self._tracing.send_roots(scope)
+        return result
+
+    def _send(self, command: Command[Any], scope: Scope, ended: _Ended, caller: SpanRef | None, start_ns: int) -> None:
+        for body in scope.bodies:
+            body.span.set_attribute(names.OUTCOME, ended.outcome)
+            end_span(body.span, end_ns=body.end_ns, failure=body.failure)
+        trace = None if ended.run_id is None else scope.runs.get(ended.run_id)
+        parent, links = _place(scope, trace, caller)
+        if parent is None and not links:
+            return
+        assert scope.command is not None
+        if trace is not None and parent == SpanRef(trace.trace_id, trace.span_id):
+            # A root covers its children, and a run exists from the moment that it was decided to.
+            start_ns = max(start_ns, to_ns(trace.began_at))
+        span = self._tracing.spans.start(
+            command.type,
+            trace_id=None if parent is None else parent.trace_id,
+            span_id=scope.command.span_id,
+            parent_id=None if parent is None else parent.span_id,
+            start_ns=start_ns,
+            attributes={
+                **({} if trace is None else self._tracing.attributes(trace, scope.session_id)),
+                **_stage_of(command, scope),
+                names.OUTCOME: ended.outcome,
+            },
+            links=links,
+        )
+        end_span(span, end_ns=max(self._tracing.now_ns(), start_ns), failure=ended.failure)
+
+
+def _place(scope: Scope, trace: RunTrace | None, caller: SpanRef | None) -> tuple[SpanRef | None, Sequence[SpanRef]]:
+    """The parent of a command's span and what it is linked to; neither, when nobody samples it."""
+    if trace is None:
+        # A command of no run in particular, such as a sweep, is a trace of its own when it met any that is sampled.
+        return caller, [SpanRef(run.trace_id, run.span_id) for run in scope.runs.values() if run.sampled]
+    root = SpanRef(trace.trace_id, trace.span_id)
+    if caller is not None:
+        return caller, () if caller.trace_id == trace.trace_id or not trace.sampled else (root,)
+    return (root, ()) if trace.sampled else (None, ())
+
+
+def _returned(result: object, run_id: str | None) -> _Ended:
+    match result:
+        case ExecuteJobResult(ghost=True):
+            return _Ended("superseded", run_id=run_id)
+        case ExecuteJobResult(outcome="failed", retryable=retrying, error=error):
+            failure = None if error is None else failure_of_info(error)
+            return _Ended("retrying" if retrying else "failed", failure, run_id)
+        case ExecuteJobResult(outcome=outcome):
+            return _Ended(outcome, run_id=run_id)
+        case CreateRunResult(run_id=created):
+            return _Ended("ok", run_id=created)
+        case _:
+            return _Ended("ok", run_id=run_id)
+
+
+def _raised(error: BaseException, run_id: str | None) -> _Ended:
+    if isinstance(error, Exception):
+        return _Ended(type(error).__name__, failure_of_error(error), run_id)
+    return _Ended("interrupted", run_id=run_id)
+
+
+def _stage_of(command: Command[Any], scope: Scope) -> Mapping[str, AttributeValue]:
+    return {names.STAGE_ID: command.stage_id, **scope.attempt} if isinstance(command, ExecuteJob) else {}

@@ -1,0 +1,31 @@
+"""Whether this program traces, asked without importing what would do it.
+
+An engine that is not watched pays nothing: OpenTelemetry is imported by the program that sets it up, or not at all.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from kernel.ports.clock import Clock
+from kernel.ports.ids import Ids
+from kernel.ports.persistence import Persistence
+
+if TYPE_CHECKING:
+    from telemetry.tracing import Tracing
+
+__all__ = ["find_tracing"]
+
+
+def find_tracing(store: Persistence, *, clock: Clock, ids: Ids) -> Tracing | None:
+    """What watches the users of this store, if the program has set up a tracer provider of the OpenTelemetry SDK."""
+    api, sdk = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.sdk.trace")
+    if api is None or sdk is None:
+        return None
+    provider = api.get_tracer_provider()
+    if not isinstance(provider, sdk.TracerProvider):
+        return None
+    from telemetry.tracing import Tracing
+
+    return Tracing(provider, store, clock=clock, ids=ids)

@@ -1,0 +1,42 @@
+"""The current span, handed to a child interpreter, so that what user code does there nests under its body.
+
+The child exports by itself, as the standard OTEL_* variables that it inherits say; without them it only knows the span.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from telemetry.run_trace import Traceparent, parse_traceparent
+
+__all__ = ["current_traceparent", "within"]
+
+
+def current_traceparent() -> str | None:
+    """The caller's current span as a W3C header; None when there is none, or this process traces nothing."""
+    if "opentelemetry.trace" not in sys.modules:
+        return None
+    from telemetry.spans import current_ref
+
+    found = current_ref()
+    return None if found is None else str(Traceparent(found.trace_id, found.span_id, found.sampled))
+
+
+@contextmanager
+def within(traceparent: str | None) -> Generator[None]:
+    """Around user code whose span is in another process; what it sent is on its way when this is left."""
+    found = None if traceparent is None else parse_traceparent(traceparent)
+    if found is None:
+        yield
+        return
+    from opentelemetry import context
+
+    from telemetry.spans import SpanRef, context_of
+
+    token = context.attach(context_of(SpanRef(found.trace_id, found.span_id, found.sampled)))
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -1,0 +1,59 @@
+"""What is being watched in the current task: the runs it deals with, and what has been noticed of them.
+
+A scope is opened around an actor and around each command, and travels as a context variable, so that what wraps a port
+knows for whom it is called. Tasks that begin inside inherit it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kernel.ports.persistence import Append
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from telemetry.run_trace import RunTrace
+    from telemetry.spans import Failure, SpanRef
+
+__all__ = ["SCOPE", "Body", "Scope", "never"]
+
+
+@dataclass(slots=True)
+class Body:
+    """A body's span that has ended but not been sent: what became of it is not durable yet."""
+
+    span: Span
+    end_ns: int
+    failure: Failure | None = None
+
+
+def never() -> bool:
+    """No lease can be lost where there is none."""
+    return False
+
+
+@dataclass(slots=True)
+class Scope:
+    """`runs` are those met so far, by id; of those that are not sampled nothing else is noted.
+
+    `command` is the span of the command, `attempt` what its span says of the attempt that it executed. `ended` has the
+    append that ended a run, `eventful` the runs of whose history the root span has something to tell, `links` the
+    commands that wait for a run's next append. `lost` says whether the lease under which all this happens is lost.
+    """
+
+    runs: dict[str, RunTrace] = field(default_factory=dict["str", "RunTrace"])
+    command: SpanRef | None = None
+    attempt: Mapping[str, str | int] = field(default_factory=dict[str, "str | int"])
+    session_id: str | None = None
+    lost: Callable[[], bool] = never
+    ended: dict[str, Append] = field(default_factory=dict[str, Append])
+    eventful: set[str] = field(default_factory=set[str])
+    links: dict[str, dict[SpanRef, None]] = field(default_factory=dict["str", "dict[SpanRef, None]"])
+    bodies: list[Body] = field(default_factory=list[Body])
+
+
+SCOPE: ContextVar[Scope | None] = ContextVar("leasehold_scope", default=None)

@@ -1,0 +1,142 @@
+"""Sending spans whose ids are known beforehand, through the OpenTelemetry SDK that the process has set up.
+
+The SDK draws ids at random and decides about sampling span by span. Both are decided for a run as a whole here, so this
+project's own tracer is given ids and asked to record; span processors, exporters and limits are the program's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Tracer, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from telemetry.names import SCOPE
+
+__all__ = ["Failure", "SpanRef", "Spans", "context_of", "current_ref", "end_span"]
+
+AttributeValue = str | int | float | bool | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRef:
+    """A span of a trace, as parent or link."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is recorded of an error: its class, its message and, where there is one, its traceback without variables."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+
+class Spans:
+    """Starts sampled spans. Plain calls that never wait.
+
+    Raises: TypeError for a provider whose spans are not those of the SDK.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        tracer = provider.get_tracer(SCOPE)
+        if not isinstance(tracer, Tracer):
+            raise TypeError(f"{type(tracer).__name__} is not a tracer of the OpenTelemetry SDK.")
+        self._tracer = tracer
+        self._sampler = provider.sampler
+        # A provider has one tracer for a scope, which several of these may share.
+        given = tracer.id_generator
+        self._ids = given if isinstance(given, _GivenIds) else _GivenIds()
+        tracer.id_generator = self._ids
+        tracer.sampler = ALWAYS_ON
+
+    def decide(self, trace_id: int, name: str, *, parent: Context | None = None) -> bool:
+        """Whether the program's sampler wants a trace that begins, or continues, with a span of this name."""
+        found = self._sampler.should_sample(parent or Context(), trace_id, name, SpanKind.INTERNAL, {}, ())
+        return found.decision is Decision.RECORD_AND_SAMPLE
+
+    def new_id(self) -> int:
+        """A random span id."""
+        return self._ids.generate_span_id()
+
+    def start(
+        self,
+        name: str,
+        *,
+        trace_id: int | None = None,
+        span_id: int | None = None,
+        parent_id: int | None = None,
+        start_ns: int | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        links: Iterable[SpanRef] = (),
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> Span:
+        """Begin a span; without a trace id it begins a trace of its own, without a span id it gets a random one."""
+        context = Context()
+        if trace_id is not None and parent_id is not None:
+            context = context_of(SpanRef(trace_id, parent_id))
+        self._ids.give(trace_id, span_id)
+        return self._tracer.start_span(
+            name,
+            context,
+            kind=kind,
+            attributes=dict(attributes or {}),
+            links=[Link(_span_context(link)) for link in links],
+            start_time=start_ns,
+        )
+
+
+class _GivenIds(RandomIdGenerator):
+    """Gives out the ids of the next span, and random ones where none are given."""
+
+    def __init__(self) -> None:
+        self._next = threading.local()
+
+    def give(self, trace_id: int | None, span_id: int | None) -> None:
+        self._next.ids = (trace_id, span_id)
+
+    def generate_trace_id(self) -> int:
+        trace_id, _ = getattr(self._next, "ids", (None, None))
+        return trace_id or super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        _, span_id = getattr(self._next, "ids", (None, None))
+        self._next.ids = (None, None)
+        return span_id or super().generate_span_id()
+
+
+def end_span(span: Span, *, end_ns: int, failure: Failure | None = None, at_ns: int | None = None) -> None:
+    """End a span at this moment; a failure becomes its status and its `exception` event."""
+    if failure is not None:
+        said = {"exception.type": failure.type, "exception.message": failure.message}
+        if failure.traceback is not None:
+            said["exception.stacktrace"] = failure.traceback
+        span.add_event("exception", said, timestamp=at_ns or end_ns)
+        span.set_status(Status(StatusCode.ERROR, f"{failure.type}: {failure.message}"))
+    span.end(end_ns)
+
+
+def current_ref() -> SpanRef | None:
+    """The current span of the caller, whoever made it; None when there is none."""
+    current = trace.get_current_span().get_span_context()
+    return SpanRef(current.trace_id, current.span_id, current.trace_flags.sampled) if current.is_valid else None
+
+
+def context_of(ref: SpanRef) -> Context:
+    """A context in which a span of another process, or of another task, is the current one."""
+    return trace.set_span_in_context(NonRecordingSpan(_span_context(ref)), Context())
+
+
+def _span_context(ref: SpanRef) -> SpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED if ref.sampled else TraceFlags.DEFAULT)
+    return SpanContext(ref.trace_id, ref.span_id, is_remote=True, trace_flags=flags)

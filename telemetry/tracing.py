@@ -1,0 +1,215 @@
+"""One run, one trace: spans around commands, bodies, checks and appends, made by wrapping dispatch and the ports.
+
+Theory of operation. Which trace a run belongs to is stored with it or follows from its id (`telemetry.run_trace`), so
+every process that touches it agrees. Spans are sent when what they tell is durable: a command's and its body's when
+its outcome is recorded, the run's root by whoever appended its end. What a process had in flight when its lease was
+lost it never sends; whoever records that loss sends those spans, under the ids that follow from the attempt's token,
+with the begin that the history has and the loss as their end.
+
+Of a run that is not sampled a task pays a look at a context variable. The history comes first: when something about a
+trace goes wrong, that is said, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import cast
+
+import anyio
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+
+from kernel.commands.execute_job import ExecuteJob
+from kernel.dispatch import Middleware
+from kernel.ports.clock import Clock
+from kernel.ports.executor import Executor
+from kernel.ports.ids import Ids
+from kernel.ports.journals import Journals
+from kernel.ports.persistence import Append, HeadRow, Histories, Persistence, StoredHistory
+from telemetry import names
+from telemetry.append_spans import AppendSpans
+from telemetry.command_spans import CommandSpans
+from telemetry.failures import failure_of_info
+from telemetry.logs import EventLogger, get_logger
+from telemetry.run_trace import RunTrace, attempt_ids, run_trace, to_ns
+from telemetry.scope import SCOPE, Scope
+from telemetry.spans import AttributeValue, SpanRef, Spans, context_of, end_span
+from telemetry.tales import RootEvent, is_eventful, lost_attempts, present_trace, root_events
+from telemetry.watched_executor import WatchedExecutor
+from telemetry.watched_store import WatchedJournals, WatchedPersistence
+
+__all__ = ["Tracing"]
+
+logger: EventLogger = get_logger("leasehold.telemetry")
+
+
+EVENTS_S = 2.0
+"""So long the end of a run's trace waits for its history."""
+
+
+class Tracing:
+    """What watches one client, supervisor or host: `clock` and `ids` are those of its store, `now_ns` its time.
+
+    Raises: TypeError, for a provider whose spans are not those of the SDK.
+    """
+
+    def __init__(
+        self,
+        provider: TracerProvider,
+        store: Persistence,
+        *,
+        clock: Clock,
+        ids: Ids,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.spans: Spans = Spans(provider)
+        self.appends: AppendSpans = AppendSpans(self.spans)
+        self.now_ns: Callable[[], int] = now_ns
+        self.middleware: Middleware = CommandSpans(self, clock, ids).around
+        self._store: Histories = store
+        self.store: Persistence = cast("Persistence", WatchedPersistence(store, self))
+        """The store, watched."""
+
+    def watch_executor(self, executor: Executor) -> Executor:
+        """The executor, watched."""
+        return WatchedExecutor(executor, self)
+
+    def watch_journals(self, journals: Journals) -> Journals:
+        """The journals, watched; wanted where commands are decided in another task than they are dispatched in."""
+        return WatchedJournals(journals)
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
+
+    def sample(self, trace_id: int, workflow_id: str) -> bool:
+        """Whether the program's sampler wants the trace of a run that has no creator's span."""
+        return self.spans.decide(trace_id, names.RUN.of(workflow_id))
+
+    def trace_of(self, head: HeadRow) -> RunTrace:
+        """The trace of a stored run, as it was created."""
+        return run_trace(
+            head.run_id,
+            head.workflow_id,
+            head.workflow_version,
+            began_at=head.created_at,
+            carrier=head.trace_context,
+            sample=self.sample,
+        )
+
+    def met(self, stored: StoredHistory, scope: Scope) -> None:
+        """A history has been read, from its beginning or from where it had been read before."""
+        run_id = stored.head.run_id
+        trace = scope.runs.get(run_id) or self.trace_of(stored.head)
+        scope.runs[run_id] = present_trace(trace, stored)
+        if trace.sampled and is_eventful(row.events for row in stored.rows):
+            scope.eventful.add(run_id)
+
+    def attributes(self, trace: RunTrace, session_id: str | None) -> dict[str, AttributeValue]:
+        """What every span of a run has."""
+        found: dict[str, AttributeValue] = {
+            names.RUN_ID: trace.run_id,
+            names.WORKFLOW_ID: trace.workflow_id,
+            names.WORKFLOW_VERSION: trace.workflow_version,
+        }
+        if session_id is not None:
+            found[names.SESSION_ID] = session_id
+        return found
+
+    def driving(
+        self, run_id: str, session_id: str, stored: StoredHistory | None, *, lost: Callable[[], bool]
+    ) -> AbstractAsyncContextManager[None]:
+        """Around the task of an actor: what happens inside belongs to its run, and the end of the run sends its root.
+
+        `stored` is what was claimed; of a run that is created here the scope of its creator knows, in which this is
+        called. `lost` says whether the lease has been lost.
+        """
+        outer = SCOPE.get()
+        scope = Scope(session_id=session_id, lost=lost)
+        if stored is not None:
+            self.met(stored, scope)
+        elif outer is not None and run_id in outer.runs:
+            scope.runs[run_id] = outer.runs[run_id]
+        return self._drive(scope, scope.runs.get(run_id))
+
+    @asynccontextmanager
+    async def _drive(self, scope: Scope, trace: RunTrace | None) -> AsyncGenerator[None]:
+        # For the rest of the task, so nothing is set back.
+        self.begin_afresh()
+        SCOPE.set(scope)
+        if trace is not None:
+            otel_context.attach(context_of(SpanRef(trace.trace_id, trace.span_id, trace.sampled)))
+        try:
+            yield
+        finally:
+            await self.send_roots(scope)
+
+    def begin_afresh(self) -> None:
+        """What the current task does from here on has nothing to do with the span in which it was begun."""
+        SCOPE.set(None)
+        otel_context.attach(Context())
+
+    async def send_roots(self, scope: Scope) -> None:
+        """Send the roots of the runs that have ended in this scope, also when it is being left in a hurry."""
+        ended, scope.ended = scope.ended, {}
+        for run_id, append in ended.items():
+            trace = scope.runs[run_id]
+            events = await self._events_of(trace) if run_id in scope.eventful else ()
+            self._send_root(trace, append, scope.session_id, events)
+
+    async def _events_of(self, trace: RunTrace) -> Sequence[RootEvent]:
+        """What the root has to tell; nothing, if that cannot be read soon: the root is worth more than its events."""
+        try:
+            with anyio.fail_after(EVENTS_S, shield=True):
+                return root_events(await self._store.load(trace.run_id, bodies=False), since=trace.began_at)
+        except Exception as error:  # noqa: BLE001 - see above
+            logger.warning("trace.incomplete", run_id=trace.run_id, error=f"{type(error).__name__}: {error}")
+            return ()
+
+    def _send_root(self, trace: RunTrace, append: Append, session_id: str | None, events: Sequence[RootEvent]) -> None:
+        head, ended_ns = append.head, to_ns(append.at)
+        span = self.spans.start(
+            names.RUN.of(trace.workflow_id),
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
+            parent_id=trace.parent_id,
+            start_ns=to_ns(trace.began_at),
+            attributes={
+                **self.attributes(trace, session_id),
+                names.OUTCOME: head.status.value.lower(),
+            },
+            links=() if trace.first_id is None else (SpanRef(trace.trace_id, trace.first_id),),
+        )
+        for event in events:
+            span.add_event(event.name, event.attributes, timestamp=event.at_ns)
+        failure = None if head.error is None else failure_of_info(head.error.error)
+        end_span(span, end_ns=max(self.now_ns(), ended_ns), failure=failure, at_ns=ended_ns)
+
+    async def attempts_lost(self, append: Append, trace: RunTrace) -> None:
+        """An append has recorded that attempts went down with their process: send the spans that it cannot send.
+
+        Raises: EngineError, when the history cannot be read.
+        """
+        stored = await self._store.load(append.run_id, bodies=False)
+        end_ns = to_ns(append.at)
+        for lost in lost_attempts(stored, since_seq=append.expected):
+            job_id, body_id = attempt_ids(lost.token)
+            attributes = {
+                **self.attributes(trace, lost.session_id),
+                names.STAGE_ID: lost.stage_id,
+                names.STAGE_EXECUTION: lost.execution,
+                names.STAGE_ATTEMPT: lost.attempt,
+                names.OUTCOME: "lost",
+            }
+            job, body = (ExecuteJob.type, job_id, trace.span_id), (names.STAGE.of(lost.stage_id), body_id, job_id)
+            for name, span_id, parent_id in (job, body):
+                span = self.spans.start(
+                    name,
+                    trace_id=trace.trace_id,
+                    span_id=span_id,
+                    parent_id=parent_id,
+                    start_ns=to_ns(lost.began_at),
+                    attributes=attributes,
+                )
+                end_span(span, end_ns=end_ns, failure=failure_of_info(lost.error))

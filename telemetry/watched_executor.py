@@ -1,0 +1,155 @@
+"""The executor, watched for tracing: a span for each body and each check, current while user code runs.
+
+What user code does inside (HTTP requests, model calls, spans of its own) nests under it: coroutines and worker threads
+inherit the current span, and a child interpreter is told its `traceparent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel_trace
+from opentelemetry.trace import Span
+
+from kernel.model.attempts import Raised
+from kernel.ports.executor import (
+    Attempt,
+    BodyOutcome,
+    CheckAttempt,
+    CheckFailed,
+    CheckNotReady,
+    CheckOutcome,
+    CheckRaised,
+    CheckReady,
+    Executor,
+)
+from telemetry import names
+from telemetry.failures import failure_of_error, failure_of_info
+from telemetry.run_trace import RunTrace, attempt_ids
+from telemetry.scope import SCOPE, Body, Scope
+from telemetry.spans import Failure, SpanRef, context_of, end_span
+
+if TYPE_CHECKING:
+    from telemetry.tracing import Tracing
+
+__all__ = ["WatchedExecutor"]
+
+
+class WatchedExecutor:
+    """An `Executor` whose calls are spans."""
+
+    def __init__(self, executor: Executor, tracing: Tracing) -> None:
+        self._executor = executor
+        self._tracing = tracing
+
+    async def run(self, attempt: Attempt, /) -> BodyOutcome:
+        """`Executor.run`."""
+        scope = SCOPE.get()
+        trace = None if scope is None else scope.runs.get(attempt.run_id)
+        if scope is None or trace is None:
+            return await self._executor.run(attempt)
+        if not trace.sampled:
+            with _current_root(trace):
+                return await self._executor.run(attempt)
+        scope.attempt = stage_attributes(attempt)
+        _, body_id = attempt_ids(attempt.token)
+        parent_id = trace.span_id if scope.command is None else scope.command.span_id
+        span = self._start(
+            names.STAGE.of(attempt.stage.id), attempt, trace, scope, span_id=body_id, parent_id=parent_id
+        )
+        try:
+            with _current(span):
+                outcome = await self._executor.run(attempt)
+        except BaseException as error:
+            failure = failure_of_error(error) if isinstance(error, Exception) else None
+            scope.bodies.append(Body(span, self._tracing.now_ns(), failure))
+            raise
+        failure = failure_of_info(outcome.error) if isinstance(outcome, Raised) else None
+        scope.bodies.append(Body(span, self._tracing.now_ns(), failure))
+        return outcome
+
+    async def check(self, check: CheckAttempt, /) -> CheckOutcome:
+        """`Executor.check`."""
+        scope = SCOPE.get()
+        trace = None if scope is None else scope.runs.get(check.run_id)
+        if scope is None or trace is None:
+            return await self._executor.check(check)
+        if not trace.sampled:
+            with _current_root(trace):
+                return await self._executor.check(check)
+        span = self._start(names.CHECK.of(check.stage.id), check, trace, scope, parent_id=trace.span_id)
+        outcome, failure = "interrupted", None
+        try:
+            with _current(span):
+                answer = await self._executor.check(check)
+        except Exception as error:
+            outcome, failure = type(error).__name__, failure_of_error(error)
+            raise
+        else:
+            outcome, failure = _told(answer)
+            return answer
+        finally:
+            span.set_attribute(names.OUTCOME, outcome)
+            end_span(span, end_ns=self._tracing.now_ns(), failure=failure)
+
+    def _start(
+        self,
+        name: str,
+        attempt: Attempt | CheckAttempt,
+        trace: RunTrace,
+        scope: Scope,
+        *,
+        span_id: int | None = None,
+        parent_id: int,
+    ) -> Span:
+        return self._tracing.spans.start(
+            name,
+            trace_id=trace.trace_id,
+            span_id=span_id,
+            parent_id=parent_id,
+            start_ns=self._tracing.now_ns(),
+            attributes={**self._tracing.attributes(trace, scope.session_id), **stage_attributes(attempt)},
+        )
+
+
+def stage_attributes(attempt: Attempt | CheckAttempt) -> Mapping[str, str | int]:
+    """Which stage, execution and attempt."""
+    return {
+        names.STAGE_ID: attempt.stage.id,
+        names.STAGE_EXECUTION: attempt.execution,
+        names.STAGE_ATTEMPT: attempt.number,
+    }
+
+
+@contextmanager
+def _current(span: Span) -> Generator[None]:
+    token = otel_context.attach(otel_trace.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+@contextmanager
+def _current_root(trace: RunTrace) -> Generator[None]:
+    """Let user code know that nobody samples this run, so that its own spans are not sampled either."""
+    token = otel_context.attach(context_of(SpanRef(trace.trace_id, trace.span_id, sampled=False)))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def _told(answer: CheckOutcome) -> tuple[str, Failure | None]:
+    match answer:
+        case CheckReady():
+            return "ready", None
+        case CheckNotReady():
+            return "not_ready", None
+        case CheckFailed():
+            return "failed", failure_of_info(answer.error)
+        case CheckRaised():
+            return "raised", failure_of_info(answer.error)

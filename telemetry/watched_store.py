@@ -1,0 +1,125 @@
+"""The store and the journals, watched for tracing: which runs a task meets, and which appends end them.
+
+Only what concerns runs that are sampled is noted, and only inside of a scope; everything else is passed through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kernel.model.draft import Decision, Moment
+from kernel.model.run import RunState
+from kernel.model.stage import Body
+from kernel.ports.journals import Create, Decide, Journals
+from kernel.ports.persistence import Append, KeyRecord, NewRun, Persistence, StoredHistory
+from telemetry.logs import EventLogger, get_logger
+from telemetry.run_trace import RunTrace
+from telemetry.scope import SCOPE, Scope
+from telemetry.spans import SpanRef
+from telemetry.tales import is_eventful, is_lossy
+
+if TYPE_CHECKING:
+    from telemetry.tracing import Tracing
+
+__all__ = ["WatchedJournals", "WatchedPersistence"]
+
+logger: EventLogger = get_logger("leasehold.telemetry")
+
+R = TypeVar("R")
+
+
+class WatchedPersistence:
+    """A `Persistence` whose reads and appends are noticed."""
+
+    def __init__(self, store: Persistence, tracing: Tracing) -> None:
+        self._store = store
+        self._tracing = tracing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def load(self, run_id: str, /, *, after: int = 0, bodies: bool = True) -> StoredHistory:
+        """`Histories.load`; notes whose trace this is."""
+        stored = await self._store.load(run_id, after=after, bodies=bodies)
+        scope = SCOPE.get()
+        if scope is not None and (run_id not in scope.runs or scope.runs[run_id].sampled):
+            self._tracing.met(stored, scope)
+        return stored
+
+    async def append(self, append: Append, /) -> None:
+        """`Appends.append`; notes what it means for the trace, once it is durable."""
+        scope = SCOPE.get()
+        trace = None if scope is None else scope.runs.get(append.run_id)
+        if scope is None or trace is None or not trace.sampled:
+            return await self._store.append(append)
+        if append.new is not None:
+            trace = replace(trace, began_at=append.at, workflow_version=append.new.workflow_version)
+            scope.runs[append.run_id] = trace
+        appends = self._tracing.appends
+        appends.sending(append, scope, trace)
+        try:
+            await self._store.append(append)
+        finally:
+            appends.answered(append)
+        if append.events is not None:
+            await self._noted(append, append.events, scope, trace)
+        return None
+
+    async def _noted(self, append: Append, events: bytes, scope: Scope, trace: RunTrace) -> None:
+        # Whoever ends a run says so by its moment; what is appended to an ended run leaves that alone.
+        if append.head.completed_at == append.at:
+            scope.ended[append.run_id] = append
+        if is_eventful((events,)):
+            scope.eventful.add(append.run_id)
+        if is_lossy(events):
+            try:
+                await self._tracing.attempts_lost(append, trace)
+            except Exception as error:  # noqa: BLE001 - the append is done, whatever can be told of it
+                logger.warning("trace.incomplete", run_id=append.run_id, error=str(error))
+
+
+class WatchedJournals:
+    """`Journals` that remember which command asked, for the append that an actor makes in a task of its own."""
+
+    def __init__(self, journals: Journals) -> None:
+        self._journals = journals
+
+    async def create(self, run_id: str, decide: Create[R], /, *, new: NewRun, key: KeyRecord | None) -> R:
+        """`Journals.create`."""
+        return await self._journals.create(run_id, decide, new=new, key=key)
+
+    async def record(self, run_id: str, decide: Decide[R], /, *, ends_attempt: bool = False) -> R:
+        """`Journals.record`."""
+        return await self._journals.record(run_id, _linked(run_id, decide), ends_attempt=ends_attempt)
+
+    async def reopen(self, run_id: str, decide: Decide[R], /, *, key: KeyRecord | None = None) -> R:
+        """`Journals.reopen`."""
+        return await self._journals.reopen(run_id, decide, key=key)
+
+    async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
+        """`Journals.payloads`."""
+        return await self._journals.payloads(run_id, bodies)
+
+
+def _linked(run_id: str, decide: Decide[R]) -> Decide[R]:
+    """The same decision; taken in another task, it tells that task of the command, and the command of the run."""
+    asking = SCOPE.get()
+    if asking is None or asking.command is None:
+        return decide
+    known, command = asking.runs.get(run_id), asking.command
+    if known is not None and not known.sampled:
+        return decide
+
+    def decide_and_tell(state: RunState, moment: Moment) -> Decision[R]:
+        deciding = SCOPE.get()
+        trace = None if deciding is None else deciding.runs.get(run_id)
+        if deciding is not None and deciding is not asking and trace is not None:
+            asking.runs.setdefault(run_id, trace)
+            if trace.sampled:
+                ref = SpanRef(command.trace_id or trace.trace_id, command.span_id)
+                deciding.links.setdefault(run_id, {})[ref] = None
+        return decide(state, moment)
+
+    return decide_and_tell

@@ -1,0 +1,358 @@
+"""One run, one trace: whoever creates, drives, polls, cancels or repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import StatusCode
+
+from kernel import (
+    CheckContext,
+    NotReady,
+    Ready,
+    RetryPolicy,
+    RunCancelled,
+    RunFailed,
+    StageContext,
+    Suspend,
+    Workflow,
+    WorkflowBuilder,
+    batch_stage,
+    stage,
+)
+from runtime import Client
+from telemetry.run_trace import root_id
+from tests.runtime.gates import Doc, Gate
+from tests.runtime.shared_store import SharedStore, until
+from tests.telemetry.trees import Sent, check_whole
+
+pytestmark = pytest.mark.anyio
+
+SOON = timedelta(milliseconds=1)
+
+
+def user_span(name: str) -> Any:
+    return trace.get_tracer("user").start_as_current_span(name)
+
+
+@stage("fetch")
+async def fetch(ctx: StageContext[Doc]) -> Doc:
+    with user_span("GET"):
+        return ctx.input
+
+
+@stage("render")
+def render(ctx: StageContext[Doc]) -> Doc:
+    with user_span("write"):
+        return Doc(text=ctx.input.text.upper())
+
+
+two_stages = WorkflowBuilder("two", input=Doc, output=Doc).pipe(fetch).pipe(render).build()
+
+
+def failing(times: int, *, attempts: int = 3) -> Workflow[Doc, Doc]:
+    calls = [0]
+
+    @stage("flaky", retry=RetryPolicy(max_attempts=attempts, initial_interval=SOON))
+    async def flaky(ctx: StageContext[Doc]) -> Doc:
+        calls[0] += 1
+        if calls[0] <= times:
+            raise ValueError("not yet")
+        return ctx.input
+
+    return WorkflowBuilder("failing", input=Doc, output=Doc).pipe(flaky).build()
+
+
+def gated(gate: Gate) -> Workflow[Doc, Doc]:
+    return WorkflowBuilder("gated", input=Doc, output=Doc).pipe(gate.stage("wait")).build()
+
+
+async def test_a_run_is_one_trace_with_its_commands_bodies_and_what_they_did(store: SharedStore, sent: Sent):
+    async with store.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+
+    assert sent.tree(run.id) == [
+        ["run.create", []],
+        ["job.execute", [["stage fetch", [["GET", []]]]]],
+        ["job.execute", [["stage render", [["write", []]]]]],
+    ]
+    check_whole(sent.of(run.id))
+    root = sent.root(run.id)
+    assert root.name == "run two"
+    assert root.parent is None
+    said = dict(root.attributes or {})
+    assert said.pop("leasehold.session.id")
+    assert said == {
+        "leasehold.run.id": run.id,
+        "leasehold.workflow.id": "two",
+        "leasehold.workflow.version": "1",
+        "leasehold.outcome": "completed",
+    }
+
+
+async def test_a_body_says_which_attempt_of_which_stage_it_is(store: SharedStore, sent: Sent):
+    async with store.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+        session_id = supervisor.stats().session_id
+
+    for name in ("stage fetch", "job.execute"):
+        said = dict(sent.named(name)[0].attributes or {})
+        assert said == {
+            "leasehold.run.id": run.id,
+            "leasehold.workflow.id": "two",
+            "leasehold.workflow.version": "1",
+            "leasehold.stage.id": "fetch",
+            "leasehold.stage.execution": 1,
+            "leasehold.stage.attempt": 1,
+            "leasehold.session.id": session_id,
+            "leasehold.outcome": "completed",
+        }
+
+
+async def test_the_creators_span_is_the_parent_of_the_run(store: SharedStore, sent: Sent):
+    async with store.supervisor(two_stages) as supervisor:
+        with user_span("request") as span:
+            run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+
+    root = sent.root(run.id)
+    assert root.parent is not None
+    assert root.parent.span_id == span.get_span_context().span_id
+    assert root.context.trace_id == span.get_span_context().trace_id
+    create = sent.named("run.create")[0]
+    assert create.parent is not None
+    assert create.parent.span_id == span.get_span_context().span_id
+
+
+async def test_the_trace_goes_on_in_whatever_process_executes_the_run(store: SharedStore, sent: Sent):
+    async with store.client(two_stages) as client:
+        with user_span("request") as span:
+            run = await client.start(two_stages, Doc(text="a"))
+    async with store.supervisor(two_stages) as supervisor:
+        await supervisor.run(run.id).result()
+
+    assert sent.root(run.id).context.trace_id == span.get_span_context().trace_id
+    names = [name for name, _ in sent.tree(run.id)]
+    assert names == ["job.execute", "job.execute"]
+
+
+async def test_what_else_a_task_has_in_its_context_when_it_starts_a_run_is_nothing_of_the_runs(
+    memory: SharedStore, sent: Sent
+):
+    async with memory.supervisor(two_stages) as supervisor:
+        with user_span("first"):
+            first = await supervisor.start(two_stages, Doc(text="a"))
+        second = await supervisor.start(two_stages, Doc(text="b"))
+        await first.result()
+        await second.result()
+
+    assert sent.root(first.id).context.trace_id != sent.root(second.id).context.trace_id
+
+
+async def test_a_failed_attempt_has_its_exception_and_the_run_tells_of_the_retry(store: SharedStore, sent: Sent):
+    workflow = failing(1)
+    async with store.supervisor(workflow) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="a"))
+        await run.result()
+
+    first, second = sorted(sent.named("stage flaky"), key=lambda span: span.start_time or 0)
+    assert first.status.status_code is StatusCode.ERROR
+    assert (first.attributes or {})["leasehold.outcome"] == "retrying"
+    said = dict(first.events[0].attributes or {})
+    assert (said["exception.type"], said["exception.message"]) == ("ValueError", "not yet")
+    assert "flaky" in str(said["exception.stacktrace"])
+    assert (second.attributes or {})["leasehold.outcome"] == "completed"
+    event = sent.root(run.id).events[0]
+    assert event.name == "stage.retrying"
+    assert dict(event.attributes or {})["exception.type"] == "ValueError"
+    assert sent.root(run.id).status.status_code is StatusCode.UNSET
+
+
+async def test_the_root_of_a_failed_run_has_its_error(store: SharedStore, sent: Sent):
+    workflow = failing(1, attempts=1)
+    async with store.supervisor(workflow) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="a"))
+        with pytest.raises(RunFailed):
+            await run.result()
+
+    root = sent.root(run.id)
+    assert root.status.status_code is StatusCode.ERROR
+    assert (root.attributes or {})["leasehold.outcome"] == "failed"
+    assert [event.name for event in root.events] == ["exception"]
+    assert (sent.named("stage flaky")[0].attributes or {})["leasehold.outcome"] == "failed"
+
+
+async def test_looks_at_a_suspended_stage_are_spans_and_the_suspension_an_event(store: SharedStore, sent: Sent):
+    looks = [0]
+
+    @batch_stage("batch", output=Doc)
+    async def batch(ctx: StageContext[Doc]) -> Suspend[Doc]:
+        return Suspend(state=Doc(text="job"), poll_interval=SOON)
+
+    @batch.check
+    async def look(state: Doc, ctx: CheckContext) -> Ready[Doc] | NotReady:
+        looks[0] += 1
+        with user_span("GET"):
+            return Ready(Doc(text="done")) if looks[0] > 1 else NotReady()
+
+    workflow = WorkflowBuilder("batched", input=Doc, output=Doc).pipe(batch).build()
+    async with store.supervisor(workflow) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="a"))
+        await run.result()
+
+    checks = sorted(sent.named("check batch"), key=lambda span: span.start_time or 0)
+    assert [(span.attributes or {})["leasehold.outcome"] for span in checks] == ["not_ready", "ready"]
+    assert ["check batch", [["GET", []]]] in sent.tree(run.id)
+    assert "stage.suspended" in [event.name for event in sent.root(run.id).events]
+    assert (sent.named("stage batch")[0].attributes or {})["leasehold.outcome"] == "suspended"
+    check_whole(sent.of(run.id))
+
+
+async def test_whoever_cancels_a_run_sends_its_root(store: SharedStore, sent: Sent):
+    gate = Gate()
+    workflow = gated(gate)
+    async with store.supervisor(workflow) as supervisor, store.client(workflow) as client:
+        run = await supervisor.start(workflow, Doc(text="a"))
+        await until(lambda: gate.entered)
+        await client.run(run.id).cancel("enough")
+        with pytest.raises(RunCancelled):
+            await run.result()
+        await until(lambda: sent.named("stage wait"))
+
+    assert (sent.root(run.id).attributes or {})["leasehold.outcome"] == "cancelled"
+    cancel = sent.named("run.cancel")[0]
+    assert cancel.parent is not None
+    assert cancel.parent.span_id == root_id(run.id)
+
+
+async def test_a_rerun_is_a_second_root_in_the_same_trace(store: SharedStore, sent: Sent):
+    async with store.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+        await run.rerun_from("render")
+        await run.result()
+        await until(lambda: len(sent.named("run two")) == 2)
+
+    first = sent.root(run.id)
+    second = next(span for span in sent.named("run two") if span is not first)
+    assert second.context.trace_id == first.context.trace_id
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+    assert "run.rerun" in [event.name for event in second.events]
+    below = [span for span in sent.of(run.id) if span.parent and span.parent.span_id == second.context.span_id]
+    assert "job.execute" in {span.name for span in below}
+
+
+async def test_commands_on_somebody_elses_run_are_in_the_callers_trace_and_linked_to_the_run(
+    memory: SharedStore, sent: Sent
+):
+    gate = Gate()
+    workflow = gated(gate)
+    async with memory.supervisor(workflow) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="a"))
+        await until(lambda: gate.entered)
+        with user_span("request") as span:
+            await run.cancel()
+        with pytest.raises(RunCancelled):
+            await run.result()
+
+    cancel = sent.named("run.cancel")[0]
+    assert cancel.context.trace_id == span.get_span_context().trace_id
+    assert [link.context.span_id for link in cancel.links] == [root_id(run.id)]
+
+
+async def test_a_run_that_jobs_drive_is_one_trace_too(store: SharedStore, sent: Sent):
+    async with store.client(two_stages) as client:
+        run = await client.start(two_stages, Doc(text="a"))
+    async with store.host(two_stages) as host:
+        await host.run_maintenance_tick()
+        while (await host.process_available_jobs()).processed:
+            pass
+
+    spans = sent.of(run.id)
+    assert [name for name, _ in sent.tree(run.id) if name == "job.execute"] == ["job.execute"] * 2
+    assert sent.root(run.id).name == "run two"
+    check_whole(spans)
+
+
+async def test_an_append_is_linked_to_the_commands_that_it_carries(postgres: SharedStore, sent: Sent):
+    async with postgres.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+
+    jobs = {span.context.span_id for span in sent.named("job.execute")}
+    linked = {link.context.span_id for span in sent.named("append") for link in span.links}
+    assert jobs <= linked
+    assert all((span.attributes or {})["leasehold.append.rows"] == 1 for span in sent.named("append"))
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, ParentBased(TraceIdRatioBased(0.0))], ids=["off", "none"])
+async def test_of_a_run_that_is_not_sampled_nothing_is_sent_not_even_by_user_code(
+    memory: SharedStore, sampled_by: Callable[[Sampler], Sent], sampler: Sampler
+):
+    sent = sampled_by(sampler)
+    async with memory.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+
+    assert sent.spans == ()
+
+
+async def test_user_code_of_a_run_that_is_not_sampled_begins_no_trace_of_its_own(
+    memory: SharedStore, sampled_by: Callable[[Sampler], Sent]
+):
+    class RunsAreNot(Sampler):
+        def should_sample(self, parent_context, trace_id, name, *args: Any, **named: Any) -> Any:
+            inner = ALWAYS_OFF if name.startswith("run ") else ALWAYS_ON
+            return inner.should_sample(parent_context, trace_id, name, *args, **named)
+
+        def get_description(self) -> str:
+            return "RunsAreNot"
+
+    sent = sampled_by(ParentBased(RunsAreNot()))
+    async with memory.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+
+    assert sent.spans == ()
+
+
+async def test_creator_and_worker_agree_which_runs_are_sampled(
+    store: SharedStore, sampled_by: Callable[[Sampler], Sent]
+):
+    sent = sampled_by(ParentBased(TraceIdRatioBased(0.5)))
+    async with store.client(two_stages) as client:
+        runs = [await client.start(two_stages, Doc(text=str(number))) for number in range(12)]
+    created = {(span.attributes or {})["leasehold.run.id"] for span in sent.named("run.create")}
+    async with store.supervisor(two_stages) as supervisor:
+        for run in runs:
+            await supervisor.run(run.id).result()
+
+    assert {(span.attributes or {})["leasehold.run.id"] for span in sent.named("run two")} == created
+    for run in runs:
+        check_whole(sent.of(run.id))
+
+
+async def test_a_repeated_start_under_one_key_does_not_invent_a_run(memory: SharedStore, sent: Sent):
+    async with memory.supervisor(two_stages) as supervisor:
+        first = await supervisor.start(two_stages, Doc(text="a"), idempotency_key="k")
+        again = await supervisor.start(two_stages, Doc(text="a"), idempotency_key="k")
+        await first.result()
+
+    assert again.id == first.id
+    assert {(span.attributes or {}).get("leasehold.run.id") for span in sent.spans} <= {first.id, None}
+    for one in {span.context.trace_id for span in sent.spans}:
+        check_whole([span for span in sent.spans if span.context.trace_id == one])
+
+
+async def test_clients_that_close_stop_watching(memory: SharedStore, sent: Sent):
+    async with memory.client(two_stages) as client:
+        assert isinstance(client, Client)
+        run = await client.start(two_stages, Doc(text="a"))
+    assert [span.name for span in sent.of(run.id)] == ["run.create"]
