@@ -26,7 +26,7 @@ PACKAGES := kernel runtime adapters telemetry
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check bench profile chaos test-matrix constraints clean
+.PHONY: help setup demo test check bench profile chaos test-matrix jaeger test-jaeger constraints clean
 # Two installations into one environment must not meet.
 .NOTPARALLEL:
 
@@ -39,6 +39,8 @@ help:
 	@echo 'make profile      where a worker of the benchmark and its database spend their time'
 	@echo 'make chaos        what reaches a webhook and a broker when publishers are killed'
 	@echo 'make test-matrix  conformance on the other Pythons and Postgres servers of this machine'
+	@echo 'make jaeger       build a Jaeger outside this folder (minutes, once), and say where it is'
+	@echo 'make test-jaeger  what a real Jaeger says of the traces of runs'
 	@echo 'make constraints  pin the newest versions that fit together'
 	@echo 'make clean        remove the environment and what tools left behind'
 
@@ -78,6 +80,13 @@ chaos: $(FOR_ALL)
 
 test-matrix:
 	@.ci/test-matrix
+
+jaeger:
+	@PYTHON=$(PYTHON) .ci/jaeger
+
+test-jaeger: $(FOR_ALL)
+	@jaeger=$$(PYTHON=$(BIN)/python .ci/jaeger) && \
+	LEASEHOLD_TEST_JAEGER="$$jaeger" $(BIN)/python -m pytest $(or $(TESTS),tests/jaeger)
 
 # A throw-away environment: what happens to be in $(VENV) must not leak into the pins.
 constraints:

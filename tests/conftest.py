@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from runtime.blob_urls import BlobBucket
 
+# Asks a real Jaeger, which takes minutes to build: make test-jaeger.
+collect_ignore = ["jaeger"]
+
 # Drawn once and inherited by the workers of a parallel run, which must all collect the same tests.
 DRAWN = os.environ.setdefault("LEASEHOLD_TEST_SEED_DRAWN", str(secrets.randbelow(2**32)))
 SEED = int(os.environ.get("LEASEHOLD_TEST_SEED") or DRAWN)
