@@ -12,8 +12,9 @@ import os
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,12 @@ class Jaeger:
                     raise
             return ()
         return tuple(spans_of(ParseDict(_with_base64(result), TracesData()).resource_spans))
+
+    def find_trace_ids(self, service: str, attributes: Mapping[str, str]) -> set[str]:
+        """Of all traces in which that service has a span with these attributes."""
+        query = urllib.parse.urlencode({"service": service, "tags": json.dumps(attributes), "limit": 1000})
+        with urllib.request.urlopen(f"{self.query_url}/api/traces?{query}", timeout=10) as answer:
+            return {trace["traceID"] for trace in json.load(answer)["data"]}
 
     def wait_for_trace(
         self, trace_id: str, enough: Callable[[tuple[Span, ...]], bool], timeout_s: float = 20

@@ -51,6 +51,21 @@ def test_a_trace_is_found_as_it_was_sent(jaeger: Jaeger, transport: str) -> None
     )
 
 
+def test_the_traces_of_an_attribute_are_found(jaeger: Jaeger) -> None:
+    provider = TracerProvider(resource=Resource({"service.name": "searched"}), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter(jaeger, "http")))
+    tracer = provider.get_tracer("tests")
+    with tracer.start_as_current_span("root", attributes={"tested.run.id": "this"}) as root:
+        tracer.start_span("child", attributes={"tested.run.id": "this"}).end()
+    tracer.start_span("other", attributes={"tested.run.id": "that"}).end()
+    provider.shutdown()
+
+    trace_id = f"{root.get_span_context().trace_id:032x}"
+    jaeger.wait_for_trace(trace_id, lambda spans: len(spans) == 2)
+
+    assert jaeger.find_trace_ids("searched", {"tested.run.id": "this"}) == {trace_id}
+
+
 def test_a_trace_that_nobody_sent_has_no_spans(jaeger: Jaeger) -> None:
     assert jaeger.find_trace("1" * 32) == ()
     with pytest.raises(AssertionError, match="only"):
