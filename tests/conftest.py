@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # Asks a real Jaeger, which takes minutes to build: make test-jaeger.
 collect_ignore = ["jaeger"]
 
+# The receiver of traces has threads of gRPC's, which would meddle with every fork, and say so.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 # Drawn once and inherited by the workers of a parallel run, which must all collect the same tests.
 DRAWN = os.environ.setdefault("LEASEHOLD_TEST_SEED_DRAWN", str(secrets.randbelow(2**32)))
 SEED = int(os.environ.get("LEASEHOLD_TEST_SEED") or DRAWN)
