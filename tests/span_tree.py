@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.otlp_records import Span
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A span and those that name it as their parent, in the order in which they began."""
+    """A span and those that name it as their parent, in the order that was asked for."""
 
     span: Span
     children: tuple[Node, ...]
@@ -41,9 +41,14 @@ class Node:
         return found
 
 
-def trees_of(spans: Iterable[Span]) -> tuple[Node, ...]:
+def by_begin(span: Span) -> Any:
+    """Who began first; of two at once, who took longer."""
+    return span.start, -span.end
+
+
+def trees_of(spans: Iterable[Span], order: Callable[[Span], Any] = by_begin) -> tuple[Node, ...]:
     """One tree for each root; a span whose parent is missing is a root too, with a `parent_id`."""
-    ordered = sorted(spans, key=lambda span: (span.start, -span.end))
+    ordered = sorted(spans, key=order)
     present = {(span.trace_id, span.span_id) for span in ordered}
     below: defaultdict[tuple[str, str | None], list[Span]] = defaultdict(list)
     roots: list[Span] = []
@@ -57,9 +62,9 @@ def trees_of(spans: Iterable[Span]) -> tuple[Node, ...]:
     return tuple(node(root) for root in roots)
 
 
-def tree_of(spans: Iterable[Span]) -> Node:
+def tree_of(spans: Iterable[Span], order: Callable[[Span], Any] = by_begin) -> Node:
     """The only one: a single root, and every other span's parent is present."""
-    trees = trees_of(spans)
+    trees = trees_of(spans, order)
     assert len(trees) == 1, f"{len(trees)} trees:\n{as_text(trees)}"
     assert trees[0].span.parent_id is None, f"the root's parent is missing:\n{as_text(trees)}"
     return trees[0]

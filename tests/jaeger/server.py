@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from tests.otlp_records import Span, spans_of
+
+T = TypeVar("T")
 
 # Each server on a port of its own; two that are told the same address would be one to it.
 _ADDRESSES = {
@@ -72,11 +74,19 @@ class Jaeger:
         Raises:
             AssertionError: It was not enough in time; it says what is there.
         """
-        deadline = time.monotonic() + timeout_s
-        while not enough(spans := self.find_trace(trace_id)):
-            assert time.monotonic() < deadline, f"trace {trace_id} has only {[span.name for span in spans]}"
-            time.sleep(0.02)
-        return spans
+        return _until(lambda: self.find_trace(trace_id), enough, timeout_s)
+
+    def wait_for_trace_ids(self, service: str, attributes: Mapping[str, str], timeout_s: float = 20) -> set[str]:
+        """The same as soon as there is one."""
+        return _until(lambda: self.find_trace_ids(service, attributes), bool, timeout_s)
+
+
+def _until(read: Callable[[], T], enough: Callable[[T], bool], timeout_s: float) -> T:
+    deadline = time.monotonic() + timeout_s
+    while not enough(found := read()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s; Jaeger has only {found}"
+        time.sleep(0.02)
+    return found
 
 
 @contextmanager

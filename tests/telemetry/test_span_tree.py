@@ -23,6 +23,12 @@ def test_children_stand_below_their_parent_in_the_order_in_which_they_began() ->
     assert [child.name for child in root.find("early").children] == ["deep"]
 
 
+def test_children_may_be_told_another_order() -> None:
+    spans = [span("root"), span("b", "root", start=1), span("a", "root", start=2)]
+
+    assert [child.name for child in tree_of(spans, lambda span: span.name).children] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "spans",
     [
