@@ -24,6 +24,7 @@ from runtime.bench import workflows
 from runtime.bench.messages import Message, decoded, encoded, settings_from
 from runtime.bench.own_process import LoopLag, MemoryPeak, cpu_s, memory_bytes, settled_memory_bytes
 from runtime.bench.statistics import percentile
+from runtime.bench.watched import set_up_telemetry
 from runtime.bench.workflows import Item, Nap, Round
 from runtime.bootstrap import open_storage, write_bare_runs
 from runtime.client import Client
@@ -40,6 +41,8 @@ def main() -> None:
     """Be what the first line says until standard input ends."""
     first = _first_message()
     configure_logging("json", "error")
+    if first["sampled"] is not None:
+        set_up_telemetry(first["sampled"])
     settings = settings_from(first["settings"])
     run_async(lambda: _live(first, settings), settings, long_lived=True)
 

@@ -72,9 +72,11 @@ class Laboratory:
         self.sizes = sizes
         self.tell = tell
 
-    def process(self, role: Role, **overrides: object) -> AbstractAsyncContextManager[BenchProcess]:
+    def process(
+        self, role: Role, *, sampled: float | None = None, **overrides: object
+    ) -> AbstractAsyncContextManager[BenchProcess]:
         """A process of the benchmark; see `bench_process`."""
-        return bench_process(role, self.database.settings, self.database.schema, **overrides)
+        return bench_process(role, self.database.settings, self.database.schema, sampled=sampled, **overrides)
 
     async def all_ended(self, *, within_s: float) -> None:
         """Wait until no run is unfinished, and see that none has failed. Raises: MeasureFailed."""

@@ -27,6 +27,7 @@ from runtime.bench.start_up import measure_start_up
 from runtime.bench.statistics import rounded, summary
 from runtime.bench.table import number
 from runtime.bench.takeover import measure_takeover
+from runtime.bench.watched import measure_watched
 
 __all__ = ["GROUPS", "MEASURES", "Measure", "take_all"]
 
@@ -65,6 +66,13 @@ MEASURES: Sequence[Measure] = (
         take=measure_pipeline_in_process,
         headline="runs_per_s",
         unit="runs/s",
+    ),
+    Measure(
+        name="telemetry",
+        group="telemetry",
+        take=measure_watched,
+        headline="ratio_1_percent",
+        unit="times the CPU without",
     ),
     Measure(name="latency_ms", group="latency", take=measure_latency, headline="p50", unit="ms"),
     Measure(name="latency_remote_ms", group="latency", take=measure_remote_latency, headline="p50", unit="ms"),

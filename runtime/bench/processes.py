@@ -101,11 +101,12 @@ class BenchProcess:
 
 @asynccontextmanager
 async def bench_process(
-    role: Role, settings: Settings, schema: str, **overrides: object
+    role: Role, settings: Settings, schema: str, *, sampled: float | None = None, **overrides: object
 ) -> AsyncGenerator[BenchProcess]:
     """Start a process and wait until it is ready; at the end of the block it is gone, whatever happened.
 
-    `overrides` are settings of this process alone. Raises: ProcessFailed.
+    `overrides` are settings of this process alone; `sampled` is the share of runs that it traces, None without
+    telemetry. Raises: ProcessFailed.
     """
     with tempfile.TemporaryFile(prefix="leasehold-bench-") as complaints:
         process = await anyio.open_process(
@@ -117,7 +118,8 @@ async def bench_process(
         )
         try:
             opened = BenchProcess(role, process, complaints)
-            await opened.tell({"role": role, "schema": schema, "settings": settings_message(settings, **overrides)})
+            first = {"role": role, "schema": schema, "sampled": sampled}
+            await opened.tell({**first, "settings": settings_message(settings, **overrides)})
             await opened.answer(START_S)
             yield opened
         finally:
