@@ -75,7 +75,7 @@ class Client:
     of that, and `storage` opens a store in another way altogether. Nothing of the process (signals, logging, tracing)
     is touched.
 
-    Raises on entering: NoDatabase, SchemaOutdated, Unavailable, InvalidCommand.
+    Raises on entering: NoDatabase, SchemaOutdated, Unavailable, InvalidCommand (also when it has been entered before).
     """
 
     def __init__(
@@ -96,10 +96,15 @@ class Client:
         self._watch: Watch | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._background: set[anyio.CancelScope] = set()
+        self._entered = False
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            what = type(self).__name__
+            raise InvalidCommand(f"This {what} has been opened before.", field="client", hint=f"Make another {what}.")
+        self._entered = True
         await self._stack.__aenter__()
         try:
             await self._open()

@@ -7,13 +7,17 @@ import signal
 import sys
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
 import structlog
 
-from kernel import InvalidCommand
-from runtime import App, Client, RunHandle, Supervisor
+from adapters.postgres import migrate
+from kernel import InvalidCommand, InvalidWorkflow
+from runtime import App, Client, RunHandle, ServerlessHost, Supervisor
+from runtime.bootstrap import open_storage
+from tests.conftest import execute
 from tests.runtime.gates import Doc, Gate, echo
 from tests.runtime.shared_store import SharedStore, in_memory, until
 
@@ -33,10 +37,10 @@ async def test_what_the_body_raises_comes_out_as_it_is(kind: type[Client]):
     assert caught.value is raised
 
 
-async def test_what_the_body_raises_comes_out_as_it_is_while_runs_are_interrupted(memory: SharedStore):
+async def test_what_the_body_raises_comes_out_as_it_is_while_runs_are_interrupted(store: SharedStore):
     gate = Gate()
     with pytest.raises(OwnersError):
-        async with memory.supervisor(gate.workflow(), drain_grace=0.0) as supervisor:
+        async with store.supervisor(gate.workflow(), drain_grace=0.0) as supervisor:
             await supervisor.start("gated", Doc(text="x"))
             await until(lambda: gate.entered)
             raise OwnersError
@@ -84,14 +88,14 @@ async def test_tasks_of_the_embedding_program_are_never_cancelled_by_it(memory: 
         assert not tasks.cancel_scope.cancel_called
 
 
-async def test_it_touches_no_signal_handler_and_no_configuration_of_logging(memory: SharedStore):
+async def test_it_touches_no_signal_handler_and_no_configuration_of_logging(store: SharedStore):
     def settings_of_the_process() -> object:
         handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
         root = logging.getLogger()
         return handlers, root.level, tuple(root.handlers), structlog.is_configured(), sys.excepthook, sys.unraisablehook
 
     before = settings_of_the_process()
-    async with memory.supervisor(echo()) as supervisor:
+    async with store.supervisor(echo()) as supervisor:
         await (await supervisor.start("echo", Doc(text="x"))).result()
         assert settings_of_the_process() == before
     assert settings_of_the_process() == before
@@ -112,9 +116,18 @@ async def test_it_leaves_no_thread_of_its_own_behind(memory: SharedStore):
     assert not [thread for thread in threading.enumerate() if thread.name == "leasehold-renewal"]
 
 
-async def test_two_engines_in_one_process_share_no_state():
-    ours, theirs = in_memory(), in_memory()
-    async with ours.supervisor(echo()) as one, theirs.supervisor(echo()) as other:
+@pytest.fixture
+async def neighbour(store: SharedStore, anyio_backend: object) -> SharedStore:
+    """Another store: in memory, or in a schema of its own in the same database."""
+    if store.url is None:
+        return in_memory()
+    execute(store.url, "DROP SCHEMA IF EXISTS neighbour CASCADE")
+    await migrate(store.url, schema="neighbour")
+    return SharedStore(partial(open_storage, schema="neighbour"), store.url)
+
+
+async def test_two_engines_in_one_process_share_no_state(store: SharedStore, neighbour: SharedStore):
+    async with store.supervisor(echo()) as one, neighbour.supervisor(echo()) as other:
         run = await one.start("echo", Doc(text="one"), idempotency_key="key")
         same_key = await other.start("echo", Doc(text="other"), idempotency_key="key")
         assert (await run.result(), await same_key.result()) == (Doc(text="one"), Doc(text="other"))
@@ -123,10 +136,10 @@ async def test_two_engines_in_one_process_share_no_state():
         assert one.stats().jobs_processed == other.stats().jobs_processed == 1
 
 
-async def test_it_works_inside_another_supervisor_of_the_same_app(memory: SharedStore):
+async def test_it_works_inside_another_supervisor_of_the_same_app(store: SharedStore):
     workflow = echo()
-    async with memory.supervisor(workflow) as outer:
-        async with memory.supervisor(workflow) as inner:
+    async with store.supervisor(workflow) as outer:
+        async with store.supervisor(workflow) as inner:
             assert await (await inner.start(workflow, Doc(text="in"))).result() == Doc(text="in")
         assert await (await outer.start(workflow, Doc(text="out"))).result() == Doc(text="out")
 
@@ -152,6 +165,23 @@ async def test_one_that_cannot_open_its_store_closes_what_it_has_opened():
         async with Supervisor(app, database="memory://", storage=broken_storage()):
             pytest.fail("it has no store")
     assert log == ["entered", "closed"]
+
+
+@pytest.mark.parametrize("kind", [Client, Supervisor, ServerlessHost])
+async def test_one_that_is_open_is_not_opened_again_and_goes_on(kind: type[Client]):
+    async with kind(App(workflows=[echo()]), database="memory://") as client:
+        with pytest.raises(InvalidCommand, match=r"opened before.*Make another"):
+            await client.__aenter__()
+        run = await client.start("echo", Doc(text="x"))
+        assert [info.id for info in (await client.list_runs()).items] == [run.id]
+    with pytest.raises(InvalidCommand, match="opened before"):
+        async with client:
+            pass
+
+
+def test_an_app_refuses_a_workflow_that_is_listed_twice():
+    with pytest.raises(InvalidWorkflow, match='version "1" is listed twice, at positions 1 and 3'):
+        App(workflows=[echo(), echo("other"), echo()])
 
 
 async def test_outside_of_its_block_it_says_that_it_is_not_open(memory: SharedStore):
