@@ -67,10 +67,25 @@ async def waited(state: Text, _ctx: CheckContext) -> NotReady | Failed:
     return Failed("the first batch was lost", retry=True)
 
 
+@stage("first")
+async def first(ctx: StageContext[Text]) -> Text:
+    await ctx.storage.put("note", f"{ctx.input.text} first")
+    await ctx.storage.shared.put("note", ctx.input.text)
+    return ctx.input
+
+
+@stage("second")
+async def second(ctx: StageContext[Text]) -> list[str]:
+    await ctx.storage.put("note", f"{ctx.input.text} second")
+    theirs = await ctx.storage.shared.get("note")
+    return [f"{theirs} first", await ctx.storage.get("note"), theirs]
+
+
 suspended = WorkflowBuilder("suspended", input=None, output=Text).pipe(wait).build()
 large = WorkflowBuilder("large", input=Text, output=int).pipe(grow).pipe(measure).build()
 undeclared = WorkflowBuilder("undeclared", input=Text, output=str).pipe(grow).pipe(measure).pipe(compare).build()
-app = App(workflows=[large, undeclared, suspended])
+keeping = WorkflowBuilder("keeping", input=Text, output=list[str]).pipe(first).pipe(second).build()
+app = App(workflows=[large, undeclared, suspended, keeping])
 
 
 @pytest.fixture(params=["memory", "postgres", "folder", "bucket"])
@@ -128,3 +143,10 @@ async def test_a_payload_beyond_the_limit_is_refused_by_name(anyio_backend_name:
     assert failed.value.stage_id == "grow"
     assert failed.value.error.type == "PayloadRefused"
     assert "payload_bytes_max" in failed.value.error.message
+
+
+async def test_what_two_runs_and_two_stages_keep_under_one_key_does_not_meet(supervisor: Supervisor):
+    one, other = [await supervisor.start(keeping, Text(text=name)) for name in ("one", "other")]
+
+    assert await one.result(timeout=30) == ["one first", "one second", "one"]
+    assert await other.result(timeout=30) == ["other first", "other second", "other"]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from adapters.memory import MemoryPersistence
 from adapters.system import SystemClock
-from kernel import Workflow
-from runtime import App, RunHandle
+from kernel import Unavailable, Workflow
+from runtime import App, RunHandle, Settings
+from runtime.bootstrap import Storage
 from tests.conftest import execute
-from tests.runtime.gates import Doc, Gate, three_stages
+from tests.runtime.gates import Doc, Gate, echo, three_stages
 from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
 
 pytestmark = pytest.mark.anyio
+
+ECHO = echo()
 
 
 async def test_an_outage_in_memory_loses_nothing_and_cancels_nobody():
@@ -70,3 +76,46 @@ async def started(supervisor: Any, workflow: Workflow[Doc, Doc], number: int) ->
 def cut_all_connections(url: str) -> None:
     mine = "datname = current_database() AND pid <> pg_backend_pid()"
     execute(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
+
+
+async def test_a_store_that_is_away_is_an_error_and_never_an_empty_answer(store: SharedStore):
+    breakable, broken = that_breaks(store)
+    async with store.client(ECHO) as client, breakable.host(ECHO) as host:
+        run = host.run((await client.start(ECHO, Doc(text="x"))).id, ECHO)
+        broken[0].down = True
+        for ask in (host.list_runs, run.describe, host.run_maintenance_tick, host.process_available_jobs):
+            with pytest.raises(Unavailable):
+                await ask()
+        broken[0].down = False
+        assert len((await host.list_runs()).items) == 1
+
+
+async def test_a_takeover_that_meets_an_outage_goes_on_after_it(store: SharedStore):
+    gate, (breakable, broken) = Gate(), that_breaks(store)
+    workflow = gate.workflow()
+    quick: dict[str, Any] = {"lease": 1.0, "renew": 0.2, "poll_interval": 0.05, "drain_grace": 0.0}
+    async with breakable.supervisor(workflow, **quick) as dying, breakable.supervisor(workflow, **quick) as heir:
+        run = await dying.start(workflow, Doc(text="x"))
+        await until(lambda: gate.entered)
+        broken[1].fail_next["claim"] = 2
+        broken[0].down = True
+
+        await until(lambda: len(gate.entered) == 2)
+        assert broken[1].fail_next["claim"] == 0
+        broken[0].down = False
+        gate.open()
+        assert await heir.run(run.id, workflow).result(timeout=10) == Doc(text="x")
+
+
+def that_breaks(store: SharedStore) -> tuple[SharedStore, list[BreakableStore]]:
+    """The same store, reached by a way that can be cut: processes on it, and the cuts in the order of their opening."""
+    broken: list[BreakableStore] = []
+
+    @asynccontextmanager
+    async def opener(_: Settings) -> AsyncGenerator[Storage]:
+        async with store.opened() as storage:
+            broken.append(BreakableStore(storage.persistence))
+            persistence: Any = broken[-1]
+            yield replace(storage, persistence=persistence, jobs=persistence.jobs)
+
+    return SharedStore(opener, store.url), broken

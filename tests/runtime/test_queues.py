@@ -11,8 +11,9 @@ import pytest
 
 from kernel import RetryPolicy, RunCancelled, RunFailed
 from kernel.commands.reap_stale_leases import ReapStaleLeases
+from runtime import App
 from runtime.bootstrap import Storage
-from tests.runtime.queues import Gates, gated, side_by_side
+from tests.runtime.queues import Gates, gated, plain, side_by_side
 from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
 
 pytestmark = pytest.mark.anyio
@@ -213,8 +214,8 @@ async def begin(supervisor: Any, job: Any) -> None:
 
 async def test_a_poison_body_in_a_queue_stops_after_max_lost(store: SharedStore) -> None:
     workflow = gated(Gates(), retry=RetryPolicy(max_lost=2, initial_interval=timedelta(milliseconds=1)))
-    async with store.supervisor(workflow, **QUICK) as owner:
-        run = await owner.start(workflow, 1)
+    async with store.supervisor(App(workflows=[workflow, plain()]), **QUICK) as owner:
+        run, neighbour = await owner.start(workflow, 1), await owner.start("plain", 4)
         await until_waiting(run, "queue")
         storage = owner.storage
         for number in range(3):
@@ -226,6 +227,7 @@ async def test_a_poison_body_in_a_queue_stops_after_max_lost(store: SharedStore)
 
         assert (failed.value.error.type, failed.value.stage_id) == ("AttemptLost", "render")
         assert await no_jobs(storage, run)
+        assert await neighbour.result(timeout=20) == 16
 
 
 async def take_one(storage: Storage, workflow_id: str, token: str) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
+import anyio
 import pytest
 
-from kernel import InvalidInput, RunFailed, StageContext, WorkflowBuilder, stage
+from kernel import InvalidInput, RetryPolicy, RunFailed, StageContext, WorkflowBuilder, stage
 from runtime import App, RunInfo, run_and_wait
 from tests.runtime.gates import Doc, echo, failing, three_stages
 
@@ -51,6 +54,34 @@ async def test_a_log_line_is_no_change():
 
     # Created and started are one append, and progress may be known before or after the end.
     assert len(shown) <= 4
+
+
+@pytest.mark.parametrize("end", ["completes", "fails", "is refused", "is cancelled"])
+async def test_what_it_has_opened_is_closed_whatever_happens(end: str):
+    told, scope = list[str](), anyio.CancelScope()
+
+    @asynccontextmanager
+    async def service() -> AsyncGenerator[str]:
+        told.append("opened")
+        yield "service"
+        told.append("closed")
+
+    @stage("end", retry=RetryPolicy(max_attempts=1))
+    async def comes_to(ctx: StageContext[Doc]) -> Doc:
+        if end == "is cancelled":
+            scope.cancel()
+            await anyio.sleep_forever()
+        if end == "fails":
+            raise ValueError(end)
+        return ctx.input
+
+    workflow = WorkflowBuilder("ends", input=Doc, output=Doc).pipe(comes_to).build()
+    app, given = App(workflows=[workflow], services={"s": service}), {} if end == "is refused" else {"text": "x"}
+    with scope, suppress(RunFailed, InvalidInput):
+        await run_and_wait(app, workflow, given, database=MEMORY)
+
+    assert told == ["opened", "closed"]
+    assert scope.cancelled_caught is (end == "is cancelled")
 
 
 async def test_a_run_that_fails_is_shown_and_its_error_raised():

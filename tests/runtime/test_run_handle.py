@@ -92,9 +92,9 @@ async def test_large_outputs_come_back_from_where_they_were_put(store: SharedSto
         assert (await client.run(run.id).describe()).output == {"text": text}
 
 
-async def test_a_failed_run_raises_what_its_body_raised_and_where(memory: SharedStore):
+async def test_a_failed_run_raises_what_its_body_raised_and_where(store: SharedStore):
     workflow = failing(ZeroDivisionError, retry=ONCE)
-    async with memory.supervisor(workflow) as supervisor, memory.client(workflow) as client:
+    async with store.supervisor(workflow) as supervisor, store.client(workflow) as client:
         run = await supervisor.start(workflow, Doc(text="by nought"))
         for process in (supervisor, client):
             with pytest.raises(RunFailed) as failed:
@@ -230,7 +230,7 @@ async def test_a_retry_that_succeeds_shows_no_error_and_its_attempt(store: Share
         assert causes == ["raised"]
 
 
-async def test_logs_and_progress_of_a_running_body_can_be_read(memory: SharedStore):
+async def test_logs_and_progress_of_a_running_body_can_be_read(store: SharedStore):
     gate = Gate()
 
     @stage("talk")
@@ -241,7 +241,7 @@ async def test_logs_and_progress_of_a_running_body_can_be_read(memory: SharedSto
         return ctx.input
 
     workflow = WorkflowBuilder("talking", input=Doc, output=Doc).pipe(talk).build()
-    async with memory.supervisor(workflow) as supervisor:
+    async with store.supervisor(workflow) as supervisor:
         run = await supervisor.start(workflow, Doc(text="x"))
 
         async def progress() -> float | None:

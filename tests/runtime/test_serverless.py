@@ -15,6 +15,7 @@ import pytest
 from kernel import CreateRun, RetryPolicy, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
 from runtime import App, JobMessage, ServerlessHost
 from runtime.job_attempt import new_tokens
+from runtime.serverless import JobsProcessed
 from tests.runtime.queues import Gates, gated, plain, polled, side_by_side
 from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
 from tests.runtime.told import Told
@@ -285,6 +286,17 @@ async def test_a_tick_takes_no_more_runs_than_it_is_told(store: SharedStore) -> 
         taken = [(await host.run_maintenance_tick(max_claims=2)).claimed for _ in range(4)]
 
     assert taken == [2, 2, 1, 0]
+
+
+async def test_a_call_takes_no_more_jobs_than_asked_for_and_says_what_became_of_them(store: SharedStore) -> None:
+    workflow = plain()
+    async with store.host(workflow) as host:
+        assert await host.process_available_jobs(max_jobs=2) == JobsProcessed()
+        for number in range(3):
+            await host.start(workflow, number)
+        await host.run_maintenance_tick()
+
+        assert await host.process_available_jobs(max_jobs=2) == JobsProcessed(processed=2, succeeded=2)
 
 
 async def test_the_runs_of_a_supervisor_that_died_are_handed_over_with_what_it_lost(store: SharedStore) -> None:

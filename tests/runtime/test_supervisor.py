@@ -20,10 +20,10 @@ pytestmark = pytest.mark.anyio
 # -- leaving -----------------------------------------------------------------------------------------------------------
 
 
-async def test_leaving_waits_for_a_body_that_ends_within_the_grace(memory: SharedStore):
+async def test_leaving_waits_for_a_body_that_ends_within_the_grace(store: SharedStore):
     gate = Gate()
-    async with memory.client(gate.workflow()) as client:
-        async with memory.supervisor(gate.workflow()) as supervisor, anyio.create_task_group() as tasks:
+    async with store.client(gate.workflow()) as client:
+        async with store.supervisor(gate.workflow()) as supervisor, anyio.create_task_group() as tasks:
             run = await supervisor.start("gated", Doc(text="x"))
             await until(lambda: gate.entered)
             tasks.start_soon(opened_while_draining, gate, supervisor)
@@ -141,6 +141,22 @@ async def test_a_supervisor_takes_no_more_runs_than_it_has_room_for(memory: Shar
             await until(lambda: len(gate.entered) == 5)
             assert (small.stats().actors, large.stats().actors) == (2, 3)
             gate.open()
+
+
+async def test_a_supervisor_takes_no_more_runs_of_a_dead_one_than_it_has_room_for(store: SharedStore):
+    gate = Gate()
+    workflow = gate.workflow()
+    async with store.supervisor(workflow, lease=60.0, renew=20.0) as dying:
+        await dying.start_many(workflow, [Doc(text=str(n)) for n in range(6)])
+        await until(lambda: len(gate.entered) == 6)
+        async with store.supervisor(workflow, max_runs=2, poll_interval=0.05) as small:
+            # Its lease ends behind its back.
+            await dying.storage.persistence.close_session(str(dying.stats().session_id))
+            await until(lambda: len(gate.entered) == 8)
+            async with store.supervisor(workflow, poll_interval=0.05) as large:
+                await until(lambda: len(gate.entered) >= 12)
+                assert (small.stats().actors, large.stats().actors) == (2, 4)
+                gate.open()
 
 
 async def test_no_more_bodies_execute_at_once_than_the_bound_allows(memory: SharedStore):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anyio
@@ -31,7 +32,7 @@ from kernel import (
     batch_stage,
 )
 from kernel.ports.persistence import Append, SessionInfo
-from runtime import App, RunHandle
+from runtime import App, Client, RunHandle
 from runtime.testing import FakeClock, memory_kernel
 from tests.runtime.gates import Doc
 from tests.runtime.shared_store import SharedStore, in_memory, until
@@ -336,6 +337,30 @@ async def test_checks_of_a_process_are_made_beside_each_other_up_to_a_bound(memo
         await (await supervisor.start(workflow, Doc(text="x"))).result()
     assert outside.asking_max == 3
     assert set(outside.asked.values()) == {1}
+
+
+async def test_a_crowd_that_is_due_at_once_is_looked_at_in_turn_and_to_its_end(store: SharedStore):
+    outside = Outside()
+    workflow = outside.workflow()
+    names = [f"n{n}" for n in range(60)]
+    async with store.client(workflow) as client:
+        runs = await client.start_many(workflow, [Doc(text=name) for name in names])
+        async with store.supervisor(workflow, passivate_after=0.0) as supervisor:
+            await until(partial(all_suspended, client, len(names)))
+            await until(lambda: supervisor.stats().actors == 0)
+        for run in runs:
+            await run.poll()
+        async with store.supervisor(workflow, max_checks=5, passivate_after=0.0, poll_interval=0.05):
+            await until(lambda: len(outside.asked) == len(names))
+            assert set(outside.asked.values()) == {1}
+            outside.done.update(f"{name}/wait" for name in names)
+            for run in runs:
+                await run.poll()
+            assert [await run.result(timeout=30) for run in runs] == [f"{name}/wait" for name in names]
+
+
+async def all_suspended(client: Client, count: int) -> bool:
+    return len((await client.list_runs(status="SUSPENDED", limit=1000)).items) == count
 
 
 async def test_a_run_with_many_stages_to_look_at_does_not_starve_the_others(memory: SharedStore):

@@ -75,6 +75,14 @@ def test_what_a_listing_needs_is_stored_with_the_head() -> None:
     assert run.head.wake_at == at
 
 
+def test_a_run_has_the_middle_priority_unless_told_otherwise() -> None:
+    hands = Hands(single)
+
+    priorities = [hands.store.runs[create(hands, **given)].new.priority for given in ({}, {"priority": 0})]
+
+    assert priorities == [5, 0]
+
+
 def test_the_configuration_is_stored_complete() -> None:
     hands = Hands(single)
 
@@ -149,11 +157,14 @@ def test_what_could_never_be_created_is_refused_by_the_name_of_its_field(fields:
 
 
 def test_an_unknown_workflow_is_refused_with_the_known_ones() -> None:
+    hands = Hands(documents, single)
+
     with pytest.raises(WorkflowNotFound) as refused:
-        create(Hands(documents, single), workflow_id="docs")
+        create(hands, workflow_id="docs", idempotency_key="k")
 
     assert refused.value.known == ("documents", "single")
     assert "documents" in str(refused.value)
+    assert (hands.store.runs, hands.store.keys) == ({}, {})
 
 
 def test_an_unknown_version_is_refused() -> None:

@@ -159,6 +159,33 @@ def test_a_sibling_that_waits_for_its_retry_keeps_a_failed_group_open() -> None:
     assert (story.last, story.state.status) == (["stage.failed"], Status.RUNNING)
 
 
+def test_a_sibling_that_completes_does_not_end_a_run_whose_other_stage_waits_for_its_retry() -> None:
+    story = a_run("a b", "c")
+    story.start("a")
+    story.start("b")
+    story.end("a", Raised(error=an_error()))
+
+    story.complete("b")
+    assert (story.last, story.state.status, story.state.group) == (["stage.completed"], Status.RUNNING, 1)
+
+    story.wait(1)
+    story.run_stage("a")
+    assert story.state.group == 2
+
+
+def test_a_stage_that_waits_holds_its_run_when_its_siblings_have_completed() -> None:
+    story = a_run("a b", "c")
+    story.start("a")
+    story.start("b")
+    story.suspend("a")
+
+    story.complete("b")
+    assert (story.last, story.state.status, story.state.group) == (["stage.completed"], Status.RUNNING, 1)
+
+    story.poll_ready("a")
+    assert story.state.group == 2
+
+
 def test_the_run_fails_with_the_error_of_the_stage_that_failed_first() -> None:
     story = a_run("a b c")
     for name in ("a", "b", "c"):
