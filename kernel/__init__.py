@@ -96,6 +96,7 @@ from kernel.model.machine import Status
 from kernel.model.retry import RetryPolicy
 from kernel.payloads import Limits
 from kernel.plugin_runner import PluginRunner
+from kernel.ports.blobs import BlobStore
 from kernel.ports.sinks import EventSink, Sink, Subscription
 
 __distribution__ = "leasehold"
@@ -111,6 +112,7 @@ __all__ = [
     "ArtifactNotFound",
     "BatchStage",
     "BlobNotFound",
+    "BlobStore",
     "BodyCancelled",
     "CancelRun",
     "CancelRunResult",

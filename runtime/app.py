@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isawaitable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from kernel.authoring.plugins import Plugin
 from kernel.authoring.workflow import Workflow
 from kernel.errors import InvalidCommand, InvalidWorkflow
 from kernel.plugin_runner import PluginRunner
+from kernel.ports.blobs import BlobStore
 from kernel.ports.sinks import EventSink, Sink, Subscription
 from telemetry.privacy import Redact
 
-__all__ = ["AcceptingChanges", "App", "ServiceFactory"]
+__all__ = ["AcceptingChanges", "App", "BlobStoreFactory", "ServiceFactory"]
 
 ServiceFactory = Callable[[], object]
+BlobStoreFactory: TypeAlias = Callable[
+    [],
+    BlobStore | Awaitable[BlobStore] | AbstractContextManager[BlobStore] | AbstractAsyncContextManager[BlobStore],
+]
 
 
 class App:
@@ -34,6 +39,10 @@ class App:
     With `LEASEHOLD_CAPTURE_PAYLOADS` traces have payloads in them; `redact(name, value)` is given each one first, as
     JSON under a name like "stage.input", and returns what of it may be recorded (None: nothing).
 
+    `blob_store` makes the place for large payloads, artifacts and `ctx.storage` when it is one of your own; it is made
+    like a service, but in every process of the app, also in a `Client`. Without one, that is `LEASEHOLD_BLOB_URL`, or
+    the database.
+
     Raises: InvalidWorkflow, naming both, when an (id, version) pair is listed twice; InvalidCommand, for two plugins
     or sinks of one name.
     """
@@ -46,12 +55,14 @@ class App:
         plugins: Sequence[Plugin] | PluginRunner = (),
         sinks: Sequence[Sink | Subscription] = (),
         redact: Redact | None = None,
+        blob_store: BlobStoreFactory | None = None,
     ) -> None:
         self.workflows: tuple[Workflow[Any, Any], ...] = tuple(workflows)
         self.services: Mapping[str, ServiceFactory] = dict(services or {})
         self.plugins: PluginRunner = plugins if isinstance(plugins, PluginRunner) else PluginRunner(plugins)
         self.sinks: tuple[Sink | Subscription, ...] = tuple(sinks)
         self.redact: Redact | None = redact
+        self.blob_store: BlobStoreFactory | None = blob_store
         self._check_names()
         self._by_version: dict[tuple[str, str], Workflow[Any, Any]] = {}
         self._newest: dict[str, Workflow[Any, Any]] = {}
@@ -98,6 +109,25 @@ class App:
         """Make the services, and close them in reverse order."""
         async with AsyncExitStack() as stack:
             yield {name: await _entered(stack, factory()) for name, factory in {**self.services, **overrides}.items()}
+
+    @asynccontextmanager
+    async def open_blob_store(self) -> AsyncGenerator[BlobStore | None]:
+        """Open the app's own blob store, if it has one, and close it.
+
+        Raises: InvalidCommand, when what was made is none.
+        """
+        if self.blob_store is None:
+            yield None
+            return
+        async with AsyncExitStack() as stack:
+            made = await _entered(stack, self.blob_store())
+            if not isinstance(made, BlobStore):
+                raise InvalidCommand(
+                    f"The blob_store of the app makes no blob store but {type(made).__name__}.",
+                    field="blob_store",
+                    hint="Give it the async methods put, get, has, delete and list, as TESTING.md shows.",
+                )
+            yield made
 
     @asynccontextmanager
     async def open_sinks(self) -> AsyncGenerator[Sequence[Subscription]]:

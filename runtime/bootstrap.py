@@ -8,7 +8,7 @@ so that a process pays only for what it uses.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,8 @@ from telemetry.logs import EventLogger, get_logger
 from telemetry.observing import BatchObserver
 
 if TYPE_CHECKING:
+    from adapters.blobs import FilesystemBlobStore
+    from adapters.blobs.s3 import S3BlobStore
     from adapters.embedded_postgres import EmbeddedServer
     from adapters.postgres.bare_limit import BareResult
     from adapters.postgres.statement_costs import StatementCosts
@@ -60,7 +62,8 @@ class Storage:
     """An open store and what belongs to it.
 
     `database` names it for people, without password; `notice` is one line that they should know about it, if any.
-    Without a `scheduler` no command can be scheduled. `blobs_in_database`: they are written by the same transactions.
+    Without a `scheduler` no command can be scheduled. `blobs_in_database`: they are written by the same transactions;
+    elsewhere, `check_blobs` finds out whether they can be kept there (Unavailable), for those who will store some.
     An embedded database has `find_server`: the process id of its server, or None while there is none; it raises an
     `Unavailable` that says so when its directory is gone, and with it everything that was stored. `unanswered` counts
     the appends of this process that are queued or on their way, where there is such a queue; `observe_batches` adds
@@ -75,6 +78,7 @@ class Storage:
     database: str
     scheduler: CommandSchedule | None = None
     blobs_in_database: bool = False
+    check_blobs: Callable[[], Awaitable[None]] | None = None
     notice: str | None = None
     find_server: Callable[[], int | None] | None = None
     unanswered: Callable[[], int] | None = None
@@ -134,11 +138,13 @@ def _memory(settings: Settings) -> Storage:
 
     clock = SystemClock()
     persistence = MemoryPersistence(clock, lease=settings.lease)
+    elsewhere = _blobs(settings)
     return Storage(
         persistence=persistence,
         scheduler=persistence.scheduler,
         jobs=persistence.jobs,
-        blobs=_blobs(settings) or MemoryBlobStore(),
+        blobs=elsewhere or MemoryBlobStore(),
+        check_blobs=None if elsewhere is None else elsewhere.check,
         clock=clock,
         ids=RandomIds(),
         database="memory of this process",
@@ -160,6 +166,7 @@ async def _postgres(
 
     # An embedded server has no pooler before it, whatever the environment says of another database.
     direct_url = None if migrate else settings.direct_url
+    elsewhere = _blobs(settings)
     async with open_postgres(
         url, lease=settings.lease, schema=schema or DEFAULT_SCHEMA, direct_url=direct_url, migrate=migrate
     ) as persistence:
@@ -167,8 +174,9 @@ async def _postgres(
             persistence=persistence,
             scheduler=persistence.scheduler,
             jobs=persistence.jobs,
-            blobs=_blobs(settings) or persistence.blobs,
-            blobs_in_database=settings.blob_url is None,
+            blobs=elsewhere or persistence.blobs,
+            blobs_in_database=elsewhere is None,
+            check_blobs=None if elsewhere is None else elsewhere.check,
             clock=persistence.clock,
             ids=RandomIds(),
             database=database,
@@ -178,7 +186,7 @@ async def _postgres(
         )
 
 
-def _blobs(settings: Settings) -> BlobStore | None:
+def _blobs(settings: Settings) -> FilesystemBlobStore | S3BlobStore | None:
     """The store that the settings name; None leaves blobs where the histories are."""
     if settings.blob_url is None:
         return None
@@ -191,7 +199,7 @@ def _blobs(settings: Settings) -> BlobStore | None:
             return _bucket(place)
 
 
-def _bucket(place: BlobBucket) -> BlobStore:
+def _bucket(place: BlobBucket) -> S3BlobStore:
     try:
         from adapters.blobs.s3 import S3BlobStore
     except ImportError as error:

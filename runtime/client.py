@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
@@ -29,6 +30,7 @@ from kernel.journal import ForeignJournals
 from kernel.model.facts import encode_plan
 from kernel.model.machine import Status
 from kernel.payloads import Limits
+from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Executor
 from kernel.ports.persistence import RunQuery, WorkflowRecord
 from runtime.app import App
@@ -121,7 +123,7 @@ class Client:
 
     async def _open(self) -> None:
         """Open the store, tell it our workflows, and start what runs beside the caller."""
-        storage = self._storage = self._watched(await self._stack.enter_async_context(self._opener))
+        storage = self._storage = self._watched(await self._open_storage())
         await storage.persistence.register_workflows([workflow_record(workflow) for workflow in self.app.workflows])
         self._watch = Watch(storage.persistence, self._settings.poll_interval.total_seconds())
         self._kernel = self._make_kernel(storage)
@@ -144,6 +146,25 @@ class Client:
     @property
     def _around(self) -> Middleware | None:
         return None if self._tracing is None else self._tracing.middleware
+
+    async def _open_storage(self) -> Storage:
+        """The store, with the app's own place for blobs if it has one."""
+        if self.app.blob_store is not None and self._settings.blob_url is not None:
+            raise InvalidCommand(
+                "There are two places for blobs: the app has a blob_store, and LEASEHOLD_BLOB_URL names another.",
+                field="blob_store",
+                hint="Take one of them away; what was stored in the other cannot be read then.",
+            )
+        storage = await self._stack.enter_async_context(self._opener)
+        own = await self._stack.enter_async_context(self.app.open_blob_store())
+        if own is None:
+            return storage
+        return replace(storage, blobs=own, blobs_in_database=False, check_blobs=partial(_ask, own))
+
+    async def _check_blobs(self) -> None:
+        """End the opening of a process that could not keep what it is to store. Raises: Unavailable."""
+        if self.storage.check_blobs is not None:
+            await self.storage.check_blobs()
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         tasks.start_soon(self._serve, "watch", self.watch.run)
@@ -419,6 +440,11 @@ class Client:
 
 def _workflow_id(workflow: Workflow[Any, Any] | str) -> str:
     return workflow if isinstance(workflow, str) else workflow.id
+
+
+async def _ask(blobs: BlobStore) -> None:
+    """A question that a store can only answer when it can be reached."""
+    await blobs.has("leasehold-check")
 
 
 def _opened(part: T | None) -> T:

@@ -211,6 +211,7 @@ class ServerlessHost(Client):
         self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
         self._sinks = Parts(await self._service_stack.enter_async_context(self.app.open_sinks()))
         await super()._open()
+        await self._check_blobs()
         if records := [record_of(each) for each in self._sinks.subscriptions()]:
             # What is appended from now on is owed to them, whoever comes to publish it.
             await self.storage.persistence.register_sinks(records)

@@ -145,6 +145,7 @@ class Supervisor(Client):
         self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
         self._sinks = Parts(await self._service_stack.enter_async_context(self.app.open_sinks()))
         await super()._open()
+        await self._check_blobs()
         # The first session is part of opening, so that a failure to get one is the caller's to see.
         await self._open_session()
         assert self._tasks is not None

@@ -42,6 +42,10 @@ class FilesystemBlobStore:
     def __init__(self, folder: Path | str) -> None:
         self._folder = Path(folder).absolute()
 
+    async def check(self) -> None:
+        """Find out whether blobs can be stored here; the folder is made if need be. Raises: Unavailable."""
+        await self._in_thread(partial(_try_to_write, self._folder))
+
     async def put(self, key: str, data: bytes, /) -> None:
         path = _path_of(self._folder, checked_key(key))
         await self._in_thread(partial(_write, path, bytes(data), self._folder))
@@ -84,7 +88,7 @@ def _named_failures(folder: Path) -> Generator[None]:
         raise Unavailable(
             f"The blobs in {folder} cannot be used: {error.strerror or error}.",
             field="blobs",
-            hint="Check that the folder is there and that this user may write in it.",
+            hint="Check that the folder (LEASEHOLD_BLOB_URL) is there and that this user may write in it.",
         ) from error
 
 
@@ -115,6 +119,14 @@ def _names(part: str, suffix: str) -> list[str]:
 
 
 # -- in a worker thread -----------------------------------------------------------------------------------------------
+
+
+def _try_to_write(folder: Path) -> None:
+    incoming = folder / _INCOMING
+    _make(incoming)
+    temporary = incoming / uuid4().hex
+    temporary.open("xb").close()
+    temporary.unlink()
 
 
 def _write(path: Path, data: bytes, folder: Path) -> None:

@@ -9,6 +9,9 @@ asyncio only. Every call has a deadline: a request that does not end by itself i
 harmless since engine keys are written once.
 
 An absent bucket answers like an absent object. So nothing is called absent before the bucket has answered.
+
+Whether blobs may be stored is found out by one that is to replace a version which nobody has: a server first asks
+whether it is allowed, and then refuses it.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import obstore
 from anyio import to_thread
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, GenericError, NotSupportedError, PreconditionError
 from obstore.store import S3Store
 
 from adapters.blob_keys import checked_key
@@ -51,6 +54,8 @@ _NOT_THERE = FileNotFoundError
 _FAILURES = (BaseError, OSError, ValueError)
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SHOWN_MAX = 300
+_PROBE = "leasehold-check"
+_NO_VERSION = '"0"'
 
 
 class S3BlobStore:
@@ -94,6 +99,12 @@ class S3BlobStore:
 
     def __repr__(self) -> str:
         return f"<S3BlobStore {self._name}>"
+
+    async def check(self) -> None:
+        """Find out whether blobs can be listed, read and stored here, and leave nothing behind. Raises: Unavailable."""
+        await self._look_at_bucket()
+        await self.has(_PROBE)
+        await self._call("store a blob", lambda: _try_to_store(self._store))
 
     async def put(self, key: str, data: bytes, /) -> None:
         path, whole = checked_key(key), bytes(data)
@@ -176,6 +187,20 @@ class S3BlobStore:
             field="blobs",
             hint="Make it, or name another one in LEASEHOLD_BLOB_URL.",
         )
+
+
+def _try_to_store(store: S3Store) -> None:
+    """Raises: what the library does, when it is not allowed."""
+    try:
+        obstore.put(store, _PROBE, b"", use_multipart=False, mode={"e_tag": _NO_VERSION})
+    except (PreconditionError, NotSupportedError):
+        return
+    except GenericError as error:
+        if _reason(str(error)) != "NotImplemented":
+            raise
+        return
+    # A server that knows no conditions has taken it.
+    obstore.delete(store, _PROBE)
 
 
 def _keys(store: S3Store, above: str | None) -> list[str]:

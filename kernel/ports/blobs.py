@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 __all__ = ["BlobStore"]
 
 
+@runtime_checkable
 class BlobStore(Protocol):
     """Bytes under keys. Keys are slash-separated texts; engine keys contain an attempt's token and are written once.
 

@@ -32,7 +32,7 @@ async def cancel_run(command: Cancel, context: Context) -> int:
 
 async def rerun_run(command: Rerun, context: Context) -> int:
     """Begin the run again at the stage; one that cannot be rerun is an error that says why."""
-    async with open_client(context) as client:
+    async with open_client(context, blobs=True) as client:
         handle = await find_run(client, command.run)
         result = await handle.rerun_from(
             command.from_stage, keep_completed=command.keep_completed, idempotency_key=command.key

@@ -26,7 +26,7 @@ _COLUMNS = (Column("STAGE"), Column("ARTIFACT"), Column("BYTES", right=True), Co
 
 async def show_artifacts(command: Artifacts, context: Context) -> int:
     """List the artifacts of a run, or of one stage; with a name, write that one."""
-    async with open_client(context) as client:
+    async with open_client(context, blobs=True) as client:
         handle = await find_run(client, command.run)
         if command.stage is None or command.name is None:
             _print_list(context.screen, await handle.describe(), command.stage)

@@ -53,8 +53,16 @@ def report(error: EngineError | RunFailed | RunCancelled, screen: Screen) -> int
     message = error.message if isinstance(error, EngineError) and hasattr(error, "message") else str(error)
     field = getattr(error, "field", None)
     hint: str | None = getattr(error, "hint", None)
+    if isinstance(error, BlobNotFound):
+        hint = _ELSEWHERE
     tell(screen, type(error).__name__, message, field=field, hint=hint)
     return exit_code(error)
+
+
+_ELSEWHERE = (
+    "Was LEASEHOLD_BLOB_URL another when it was stored? If the app has a blob_store of its own, name the app:\n"
+    "  --app module:attribute"
+)
 
 
 def tell(screen: Screen, kind: str, message: str, *, field: str | None = None, hint: str | None = None) -> None:

@@ -55,7 +55,7 @@ async def list_runs(command: Runs, context: Context) -> int:
             field="after",
             hint='The cursor of the next page is "next" in the JSON of this one.',
         )
-    async with open_client(context) as client:
+    async with open_client(context, blobs=command.full) as client:
         page = await client.list_runs(
             status=command.status, workflow=command.workflow, limit=command.limit, after=command.after
         )
@@ -93,7 +93,7 @@ def _none_found(command: Runs) -> str:
 
 async def show_run(command: Show, context: Context) -> int:
     """Everything about one run."""
-    async with open_client(context) as client:
+    async with open_client(context, blobs=True) as client:
         info = await describe(client, await _meant(command, client))
         now = client.storage.clock.now()
     print_run(context.screen, info, now=now, full=command.full)
@@ -142,7 +142,7 @@ _EVENT_COLUMNS = (
 
 async def show_history(command: History, context: Context) -> int:
     """The events of a run, in order."""
-    async with open_client(context) as client:
+    async with open_client(context, blobs=True) as client:
         events = await (await find_run(client, command.run)).history()
         now = client.storage.clock.now()
     screen = context.screen

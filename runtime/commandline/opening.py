@@ -17,6 +17,7 @@ from kernel.model.ids import is_run_id
 from runtime.app import App
 from runtime.bootstrap import open_storage
 from runtime.client import Client
+from runtime.commandline.application import load_app
 from runtime.commandline.failures import single
 from runtime.commandline.invocation import Options
 from runtime.commandline.layout import Span
@@ -69,8 +70,14 @@ def note_notice(screen: Screen) -> Callable[[str], None]:
 
 
 @asynccontextmanager
-async def open_client(context: Context, app: App | None = None) -> AsyncGenerator[Client]:
-    """A client of the configured database; without an app it can look and act, but not start runs."""
+async def open_client(context: Context, app: App | None = None, *, blobs: bool = False) -> AsyncGenerator[Client]:
+    """A client of the configured database; without an app it can look and act, but not start runs.
+
+    With `blobs` it reads or deletes some, which may lie in a store that only the app knows. An app that the command
+    itself names is then imported for that, and for nothing else.
+    """
+    if blobs and context.settings.source_of("app") == "argument":
+        app = App(workflows=[], blob_store=load_app(context.settings).blob_store)
     storage = open_storage(context.settings, tell=note_notice(context.screen), schema=context.schema)
     async with Client(app or App(workflows=[]), settings=context.settings, storage=storage) as client:
         yield client

@@ -146,3 +146,19 @@ async def test_deleting_the_last_blob_of_a_folder_tidies_up(folder: Path) -> Non
     await store.delete("runs/1/output")
 
     assert sorted(path.name for path in (folder / "runs.dir").iterdir()) == ["2.dir"]
+
+
+async def test_a_check_makes_the_folder_and_leaves_no_blob(tmp_path: Path) -> None:
+    store = FilesystemBlobStore(tmp_path / "deep" / "blobs")
+
+    await store.check()
+
+    assert [path.name for path in (tmp_path / "deep").rglob("*")] == ["blobs", "incoming"]
+    assert await store.list("") == []
+
+
+async def test_a_check_finds_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file, not a folder")
+
+    with pytest.raises(Unavailable, match="LEASEHOLD_BLOB_URL"):
+        await FilesystemBlobStore(tmp_path / "blobs").check()

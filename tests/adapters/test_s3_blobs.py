@@ -16,6 +16,12 @@ from runtime.blob_urls import BlobBucket
 pytestmark = pytest.mark.anyio
 
 DENIED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 40\r\n\r\n<Error><Code>AccessDenied</Code></Error>\n"
+LISTING = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+LISTED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(LISTING), LISTING)
+NO_KEY = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+STORED = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\nETag: "1"\r\n\r\n'
+GONE = b"HTTP/1.1 204 No Content\r\n\r\n"
+UNKNOWN = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 42\r\n\r\n<Error><Code>NotImplemented</Code></Error>\n"
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n"
 FOUND = (
     b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "1"\r\nLast-Modified: Sat, 21 Nov 2026 06:00:00 GMT\r\n\r\nbytes'
@@ -169,3 +175,49 @@ async def test_nothing_that_the_library_raises_leaves_the_store(credentials: Non
                     await call(store)
             with pytest.raises(Unavailable):
                 await store.get("a/b")
+
+
+# -- before anything is stored ----------------------------------------------------------------------------------------
+
+
+async def test_a_check_of_a_bucket_that_can_be_used_leaves_nothing_in_it(s3_place: BlobBucket) -> None:
+    store = a_store(s3_place)
+
+    await store.check()
+    await store.check()
+
+    assert await store.list("") == []
+
+
+async def test_a_check_finds_an_absent_bucket(s3_place: BlobBucket) -> None:
+    with pytest.raises(Unavailable, match=r"s3://nobody-has-made-this-one.*NoSuchBucket.*LEASEHOLD_BLOB_URL"):
+        await a_store(s3_place, bucket="nobody-has-made-this-one").check()
+
+
+@pytest.mark.parametrize("answers", [(DENIED,), (LISTED, DENIED), (LISTED, NO_KEY, DENIED)], ids=["list", "get", "put"])
+async def test_a_check_finds_out_what_is_not_allowed(credentials: None, answers: tuple[bytes, ...]) -> None:
+    async with answering(*answers) as store:
+        with pytest.raises(Unavailable, match=r"(AccessDenied|403 Forbidden).*LEASEHOLD_BLOB_URL") as refused:
+            await store.check()
+
+    assert "credentials" in str(refused.value)
+
+
+async def test_a_check_takes_back_what_a_server_without_conditions_has_stored(credentials: None) -> None:
+    async with answering(LISTED, NO_KEY, STORED, DENIED) as store:
+        with pytest.raises(Unavailable, match="AccessDenied"):  # of the deletion
+            await store.check()
+    async with answering(LISTED, NO_KEY, STORED, GONE) as store:
+        await store.check()
+
+
+async def test_a_check_passes_over_a_server_that_says_it_knows_no_conditions(credentials: None) -> None:
+    async with answering(LISTED, NO_KEY, UNKNOWN) as store:
+        await store.check()
+
+
+async def test_a_check_finds_a_server_that_is_not_there(credentials: None) -> None:
+    store = S3BlobStore("blobs", endpoint="http://127.0.0.1:1", region="eu-west-1", deadline_s=2)
+
+    with pytest.raises(Unavailable, match=r"s3://blobs/.*LEASEHOLD_BLOB_URL"):
+        await store.check()

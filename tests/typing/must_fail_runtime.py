@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from kernel import CancelRun, CreateRunResult, Decision
-from runtime import Client, RunHandle, Supervisor
+from runtime import App, Client, RunHandle, Supervisor
 from tests.typing.usage_runtime import Doc, Report, documents, nightly
 
 
@@ -17,6 +17,10 @@ async def start_with_the_wrong_input(supervisor: Supervisor) -> None:
     await supervisor.start(documents, Text(text=""))  # E
     await supervisor.start(nightly, Doc(path=""))  # E
     await supervisor.start_many(documents, [Text(text="")])  # E
+
+
+def keep_blobs_in_something_else() -> App:
+    return App(workflows=[documents], blob_store=dict)  # E
 
 
 async def expect_another_output(client: Client, run: RunHandle[Report]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -11,6 +12,7 @@ from adapters.sinks import log_events, webhook
 from kernel import (
     Actor,
     Annotation,
+    BlobStore,
     CreateRun,
     CreateRunResult,
     Decision,
@@ -84,6 +86,34 @@ told = App(
     ],
 )
 patient = App(workflows=[documents], plugins=PluginRunner([audit]))
+
+
+class Shelf:
+    async def put(self, key: str, data: bytes, /) -> None: ...
+
+    async def get(self, key: str, /) -> bytes:
+        return key.encode()
+
+    async def has(self, key: str, /) -> bool:
+        return bool(key)
+
+    async def delete(self, key: str, /) -> None: ...
+
+    async def list(self, prefix: str, /) -> Sequence[str]:
+        return [prefix]
+
+
+async def shelf() -> BlobStore:
+    return Shelf()
+
+
+@asynccontextmanager
+async def open_shelf() -> AsyncGenerator[Shelf]:
+    yield Shelf()
+
+
+for factory in (Shelf, shelf, open_shelf):
+    App(workflows=[documents], blob_store=factory)
 
 
 async def flush(supervisor: Supervisor) -> None:

@@ -331,6 +331,20 @@ def test_workers_that_cannot_start_end_their_parent(terminal: Terminal) -> None:
     assert "Traceback" not in err
 
 
+def test_a_place_for_blobs_that_cannot_be_used_is_said_before_anything_is_executed(terminal: Terminal) -> None:
+    in_the_way = terminal.folder / "blobs"
+    in_the_way.write_text("a file, not a folder")
+    terminal.environment["LEASEHOLD_BLOB_URL"] = in_the_way.as_uri()
+
+    code, _, err = terminal.type("up")
+
+    assert code == 3
+    assert str(in_the_way) in err
+    assert "LEASEHOLD_BLOB_URL" in err
+    assert "is up" not in err
+    assert terminal.type("runs")[0] == 0
+
+
 def test_a_wrong_app_is_said_without_a_traceback(terminal: Terminal) -> None:
     code, out, err = terminal.type("up", "--app", "ap:app")
 
