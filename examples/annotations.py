@@ -2,8 +2,8 @@
 
 `python examples/annotations.py`
 
-An annotation is a value under a key in the run's history. From a terminal: `leasehold annotations RUN --prefix decision.`,
-and `leasehold annotate RUN review.score 4.5 --stage judge --actor user:ada`.
+An annotation is a value under a key in the history of a run. From a terminal: `leasehold annotations RUN --prefix
+decision.`, and `leasehold annotate RUN review.score 4.5 --stage judge --actor user:ada`.
 """
 
 import anyio

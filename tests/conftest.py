@@ -25,7 +25,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from runtime.blob_urls import BlobBucket
 
@@ -170,16 +170,24 @@ def s3_url(s3_place: BlobBucket) -> str:
 
 def execute(url: str, statement: str) -> None:
     """Run one statement on a connection of its own, also while the test's event loop runs in this thread."""
+    _on_a_connection(url, lambda connection: connection.execute(statement, timeout=30))
 
-    async def connect_and_execute() -> None:
+
+def fetch_value(url: str, query: str) -> object:
+    """The same, for the first column of the first row of a query."""
+    return _on_a_connection(url, lambda connection: connection.fetchval(query, timeout=30))
+
+
+def _on_a_connection(url: str, work: Callable[[asyncpg.Connection], Awaitable[object]]) -> object:
+    async def connect_and_work() -> object:
         connection = await asyncpg.connect(url, timeout=10)
         try:
-            await connection.execute(statement, timeout=30)
+            return await work(connection)
         finally:
             await connection.close(timeout=10)
 
     with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(asyncio.run, connect_and_execute()).result()
+        return thread.submit(asyncio.run, connect_and_work()).result()
 
 
 def with_database(url: str, name: str) -> str:

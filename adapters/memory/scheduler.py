@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from adapters.memory.payloads import check_scheduled, check_text
 from adapters.memory.tables import Tables, Waiting
-from kernel.ports.scheduler import ScheduledCommand, TakenCommand
+from kernel.ports.scheduler import FAILED_KEPT, ScheduledCommand, TakenCommand
 
 __all__ = ["MemoryScheduler", "next_due"]
 
@@ -79,7 +79,7 @@ class MemoryScheduler:
     async def settle(self, taken: TakenCommand, /, *, error: str | None = None) -> None:
         check_text(error or "", "error")
 
-        def end(tables: Tables, _now: datetime) -> None:
+        def end(tables: Tables, now: datetime) -> None:
             waiting = _ours(tables, taken)
             if waiting is None:
                 return
@@ -87,6 +87,7 @@ class MemoryScheduler:
                 del tables.scheduled[taken.key]
             else:
                 waiting.state, waiting.error = "failed", error
+                _forget(tables, now)
 
         await self._in_turn(end)
 
@@ -103,6 +104,13 @@ def _open(tables: Tables, workflow_ids: Collection[str]) -> Sequence[Waiting]:
         if waiting.state != "failed"
         and (waiting.command.workflow_id is None or waiting.command.workflow_id in workflow_ids)
     ]
+
+
+def _forget(tables: Tables, now: datetime) -> None:
+    """Remove what failed long ago."""
+    for key, waiting in list(tables.scheduled.items()):
+        if waiting.state == "failed" and waiting.due_at < now - FAILED_KEPT:
+            del tables.scheduled[key]
 
 
 def _taken(waiting: Waiting, until: datetime) -> TakenCommand:

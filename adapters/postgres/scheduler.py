@@ -13,9 +13,12 @@ from adapters.postgres.connections import Line
 from adapters.postgres.failures import mapped
 from adapters.postgres.payloads import is_storable, json_text, plain_text
 from adapters.postgres.statements import Schema, statement
-from kernel.ports.scheduler import ScheduledCommand, TakenCommand
+from kernel.ports.scheduler import FAILED_KEPT, ScheduledCommand, TakenCommand
 
 __all__ = ["ScheduledCommands"]
+
+FORGOTTEN_MAX = 100
+"""By one command that fails; more than one, so that the table shrinks when failures become rarer."""
 
 
 class ScheduledCommands:
@@ -24,7 +27,8 @@ class ScheduledCommands:
     def __init__(self, line: Line, schema: Schema) -> None:
         self._line = line
         self._sql = {
-            name: statement(f"command_{name}", schema) for name in ("schedule", "cancel", "take", "postpone", "settle")
+            name: statement(f"command_{name}", schema)
+            for name in ("schedule", "cancel", "take", "postpone", "settle", "forget")
         }
 
     async def schedule(self, command: ScheduledCommand) -> None:
@@ -74,6 +78,10 @@ class ScheduledCommands:
         reason = None if error is None else plain_text(error, "error")
         with mapped("settle a scheduled command"):
             await self._line.fetch("settle a scheduled command", self._sql["settle"], *_token(taken), reason)
+            if reason is not None:
+                await self._line.fetch(
+                    "forget failed commands", self._sql["forget"], FAILED_KEPT, FORGOTTEN_MAX, repeat=False
+                )
 
 
 def _token(taken: TakenCommand) -> tuple[str, str, int]:

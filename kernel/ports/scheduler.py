@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-__all__ = ["CommandSchedule", "DueCommands", "ScheduledCommand", "Scheduler", "TakenCommand"]
+__all__ = ["FAILED_KEPT", "CommandSchedule", "DueCommands", "ScheduledCommand", "Scheduler", "TakenCommand"]
+
+FAILED_KEPT = timedelta(days=30)
+"""How long a command that failed is kept for people; the next one that fails has older ones forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ class DueCommands(Protocol):
     async def settle(self, taken: TakenCommand, /, *, error: str | None = None) -> None:
         """Dispatched: forget it. With an `error` it stays as failed, for people, and is never due again.
 
-        Raises: Unavailable.
+        Commands that failed more than `FAILED_KEPT` ago are forgotten then. Raises: Unavailable.
         """
         ...
 

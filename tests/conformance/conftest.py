@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from adapters.memory import MemoryPersistence
 from adapters.postgres import open_postgres
 from tests.conformance.worlds import World
-from tests.conftest import execute, with_database
+from tests.conftest import execute, fetch_value, with_database
 
 
 class ByHand:
@@ -63,6 +63,12 @@ class BehindMemory:
         job = self._store._tables.jobs[run_id, stage_id]
         job.lease_until = self._clock.now() - timedelta(microseconds=1)
 
+    def age_command(self, key: str, by: timedelta) -> None:
+        self._store._tables.scheduled[key].due_at -= by
+
+    def is_kept(self, key: str) -> bool:
+        return key in self._store._tables.scheduled
+
     def age_job(self, run_id: str, stage_id: str, by: timedelta) -> None:
         self._store._tables.jobs[run_id, stage_id].due_at -= by
 
@@ -87,6 +93,14 @@ class BehindPostgres:
 
     def expire_job(self, run_id: str, stage_id: str) -> None:
         self._job(run_id, stage_id, "lease_until = clock_timestamp() - interval '1 microsecond'")
+
+    def age_command(self, key: str, by: timedelta) -> None:
+        earlier = f"due_at = due_at - interval '{by.total_seconds()} seconds'"
+        execute(self._url, f"UPDATE leasehold.scheduled_commands SET {earlier} WHERE key = '{key}'")
+
+    def is_kept(self, key: str) -> bool:
+        query = f"SELECT count(*) > 0 FROM leasehold.scheduled_commands WHERE key = '{key}'"
+        return fetch_value(self._url, query) is True
 
     def age_job(self, run_id: str, stage_id: str, by: timedelta) -> None:
         self._job(run_id, stage_id, f"due_at = due_at - interval '{by.total_seconds()} seconds'")

@@ -12,7 +12,7 @@ from anyio import create_task_group
 
 from kernel.errors import PayloadRefused
 from kernel.ports.persistence import Persistence
-from kernel.ports.scheduler import CommandSchedule, ScheduledCommand, TakenCommand
+from kernel.ports.scheduler import FAILED_KEPT, CommandSchedule, ScheduledCommand, TakenCommand
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -214,6 +214,21 @@ async def test_what_has_failed_is_never_due_again_and_its_key_can_be_used_again(
     await world.until(waited)
     await scheduled(world, key=command.key)
     assert keys(await take(world)) == [command.key]
+
+
+async def test_what_failed_long_ago_is_forgotten_when_another_command_fails(world: World) -> None:
+    old, young, waiting = [await scheduled(world) for _ in range(3)]
+    for taken in await take(world, limit=2):
+        await of(world.other).settle(taken, error="InvalidCommand: no")
+    for command in (old, waiting):
+        world.backdoor.age_command(command.key, FAILED_KEPT + 2 * LONG)
+    world.backdoor.age_command(young.key, FAILED_KEPT - LONG)
+
+    (taken,) = await take(world, limit=1)
+    await of(world.other).settle(taken, error="InvalidCommand: no")
+
+    kept = [world.backdoor.is_kept(command.key) for command in (old, young)]
+    assert (taken.key, kept) == (waiting.key, [False, True])
 
 
 # -- replacing and cancelling ----------------------------------------------------------------------------------------

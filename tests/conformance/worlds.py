@@ -51,6 +51,13 @@ class Backdoor(Protocol):
     def expire_job(self, run_id: str, stage_id: str, /) -> None:
         """Let the time of the job's lease be up."""
 
+    def age_command(self, key: str, by: timedelta, /) -> None:
+        """Let the scheduled command have been due for so much longer."""
+
+    def is_kept(self, key: str, /) -> bool:
+        """Whether a scheduled command is there, in whatever state."""
+        ...
+
     def age_job(self, run_id: str, stage_id: str, by: timedelta, /) -> None:
         """Let the job have been due for so much longer."""
 

@@ -345,6 +345,7 @@ CREATE TABLE leasehold.scheduled_commands (
     created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX scheduled_commands_due ON leasehold.scheduled_commands (workflow_id, due_at) WHERE state <> 'failed';
+CREATE INDEX scheduled_commands_failed ON leasehold.scheduled_commands (due_at) WHERE state = 'failed';
 COMMENT ON TABLE leasehold.scheduled_commands IS 'Commands to be dispatched at or after a moment; gone when they have been.';
 COMMENT ON COLUMN leasehold.scheduled_commands.schedule_id IS 'Of one scheduling; another one under the same key has another.';
 COMMENT ON COLUMN leasehold.scheduled_commands.due_at IS 'When to look at it next: when it is due, its lease ends, or it is tried again.';

@@ -61,6 +61,7 @@ REACHED_BY: dict[str, set[str]] = {
     "command_cancel": {"scheduled_commands_pkey"},
     "command_postpone": {"scheduled_commands_pkey"},
     "command_settle": {"scheduled_commands_pkey"},
+    "command_forget": {"scheduled_commands_failed", "scheduled_commands_pkey"},
     "blob_get": {"blobs_pkey"},
     "blob_list": {"blobs_pkey"},
     "spread": {"runs_publish", "runs_pkey"},

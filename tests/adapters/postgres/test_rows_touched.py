@@ -579,6 +579,13 @@ HOT: dict[str, Hot] = {
         rows=2,
         pages=10,
     ),
+    "command_forget": Hot(
+        sent="per command that fails",
+        values=lambda crowd: ("-1 day", 10),
+        indexes={"scheduled_commands_failed", "scheduled_commands_pkey"},
+        rows=50,
+        pages=100,
+    ),
     "blob_put": Hot(
         sent="per large payload",
         values=lambda crowd: (f"runs/{uuid4()}/output", "\\x00"),
