@@ -132,14 +132,15 @@ def hold_suspended(
 
 
 def _taken(tables: Tables, run: Run, session: Session, now: datetime) -> Claimed:
-    previous = run.owner
+    previous, due_at = run.owner, run.wake_at
     run.claim += 1
     # Whoever takes the run reads its whole history now, so what was to be noticed has been.
     run.attention = False
     run.updated_at = now
     tables.place(run, owner=session.session_id, wake_at=None)
     lease = Lease(session_id=session.session_id, claim=run.claim)
-    return Claimed(lease=lease, previous_owner=previous, history=history_of(tables, run, now))
+    waited = None if due_at is None else now - due_at
+    return Claimed(lease=lease, previous_owner=previous, history=history_of(tables, run, now), waited=waited)
 
 
 def _outlook(tables: Tables, session: Session, now: datetime) -> tuple[int, datetime | None]:

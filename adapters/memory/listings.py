@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -11,9 +12,9 @@ from adapters.memory.tables import Run, Tables, head_row
 from kernel.errors import InvalidCommand
 from kernel.model.ids import is_run_id
 from kernel.model.machine import Status
-from kernel.ports.persistence import HeadRow, Page, RunQuery
+from kernel.ports.persistence import Backlog, HeadRow, Page, RunQuery
 
-__all__ = ["ending_with", "page_of"]
+__all__ = ["backlog_of", "ending_with", "page_of"]
 
 SHORT_ID = 8
 FOUND_MAX = 10
@@ -43,6 +44,23 @@ def ending_with(tables: Tables, suffix: str) -> Sequence[str]:
     if len(suffix) < SHORT_ID:
         return ()
     return tuple(islice((run_id for run_id in reversed(tables.newest_last) if run_id.endswith(suffix)), FOUND_MAX))
+
+
+def backlog_of(tables: Tables, now: datetime) -> Backlog:
+    """What waits: due runs, those of condemned owners, events, dead letters."""
+    known = {definition for session in tables.live_sessions(now) for definition in session.definitions}
+    due = [(run, run.wake_at) for run in tables.waiting.values() if run.wake_at is not None and run.wake_at <= now]
+    due += [(run, min(s.expires_at, now)) for s in tables.sessions.values() if s.condemned for run in s.runs.values()]
+    unpublished = [run.publish_at for run in tables.unspread.values() if run.publish_at is not None]
+    unpublished += [owed.due_at for owed in tables.owed.values()]
+    waiting_since = [at for at in unpublished if at <= now]
+    return Backlog(
+        runnable=Counter(run.new.workflow_id for run, _ in due),
+        unknown=sum(run.definition not in known for run, _ in due),
+        oldest_age=now - min(at for _, at in due) if due else None,
+        outbox_lag=now - min(waiting_since) if waiting_since else None,
+        dead_letters=len(tables.dead),
+    )
 
 
 def _newest_first(tables: Tables, *, before: str | None) -> Iterator[Run]:

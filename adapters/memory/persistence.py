@@ -33,6 +33,7 @@ from kernel.ports.jobs import Definition, ExpiredJob, Holder, JobInfo, JobLease,
 from kernel.ports.outbox import DeadLetterPage, Delivery, Settlement, SinkRecord
 from kernel.ports.persistence import (
     Append,
+    Backlog,
     Beat,
     Claimed,
     HeadRow,
@@ -245,6 +246,9 @@ class MemoryPersistence:
             return sorted({pair for session in tables.live_sessions(now) for pair in session.definitions})
 
         return await self._in_turn(read)
+
+    async def backlog(self) -> Backlog:
+        return await self._in_turn(listings.backlog_of)
 
     # -- Logs ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
+from typing import TypeAlias
 
 from adapters.postgres.connections import Line
 from adapters.postgres.failures import mapped
@@ -29,6 +30,7 @@ MARGIN = timedelta(seconds=5)
 UNMARKED_EVERY_MAX_S = 30.0
 UNMARKED_EVERY_MIN_S = 1.0
 UNMARKED_SHARE = 0.01
+_Taken: TypeAlias = tuple[Lease, str | None, timedelta | None]
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 TRIES = 4
 
@@ -81,7 +83,7 @@ class Claims:
     async def claim(self, session_id: str, limit: int) -> Sequence[Claimed]:
         if limit < 1:
             return ()
-        taken: dict[str, tuple[Lease, str | None]] = {}
+        taken: dict[str, _Taken] = {}
         for _ in range(TRIES):
             picked, found = await self._take(session_id, limit)
             taken |= found
@@ -94,9 +96,9 @@ class Claims:
             rows = await self._line.fetch("load the runs that were claimed", self._sql_load, list(taken))
         # A run that changed hands since is not ours to report.
         return [
-            Claimed(lease=lease, previous_owner=previous, history=history)
+            Claimed(lease=lease, previous_owner=previous, history=history, waited=waited)
             for history in histories_of(rows)
-            for lease, previous in [taken[history.head.run_id]]
+            for lease, previous, waited in [taken[history.head.run_id]]
             if history.head.claim == lease.claim
         ]
 
@@ -118,7 +120,7 @@ class Claims:
         histories = {history.head.run_id: history for history in histories_of(loaded)}
         return [histories[run_id] for run_id in found if run_id in histories]
 
-    async def _take(self, session_id: str, limit: int) -> tuple[int, dict[str, tuple[Lease, str | None]]]:
+    async def _take(self, session_id: str, limit: int) -> tuple[int, dict[str, _Taken]]:
         mark = self._marks.of(session_id)
         lower = mark.lower()
         began = monotonic()
@@ -133,9 +135,9 @@ class Claims:
             mark.at = row["now"] - MARGIN
         elif row["last_rank"] is not None:
             mark.at = row["last_rank"] - MARGIN
-        ids, claims, owners = row["ids"] or (), row["claims"] or (), row["previous_owners"] or ()
-        leases: dict[str, tuple[Lease, str | None]] = {
-            str(run_id): (Lease(session_id=session_id, claim=claim), owner)
-            for run_id, claim, owner in zip(ids, claims, owners, strict=True)
+        columns = (row[name] or () for name in ("ids", "claims", "previous_owners", "waited"))
+        leases: dict[str, _Taken] = {
+            str(run_id): (Lease(session_id=session_id, claim=claim), owner, waited)
+            for run_id, claim, owner, waited in zip(*columns, strict=True)
         }
         return row["picked"], leases

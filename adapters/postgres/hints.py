@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from adapters.postgres.background import end_tasks
@@ -50,11 +51,19 @@ class Hints:
         self._check = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.received: int = 0
+        self.outages: int = -1
+        """How often the connection that listens had to be made anew."""
+        self._alive_at = monotonic()
 
     @property
     def line(self) -> Line:
         """The connection that listens."""
         return self._line
+
+    @property
+    def silence_s(self) -> float | None:
+        """How long ago the connection that listens has last proved to be alive; None where none can listen."""
+        return None if self._pooled else monotonic() - self._alive_at
 
     async def open(self) -> None:
         """Listen. Raises: Unavailable."""
@@ -85,6 +94,8 @@ class Hints:
     async def _listen(self, connection: Connection[Record]) -> None:
         if not self._pooled:
             await connection.add_listener(self._channel, self._hear)
+        self.outages += 1
+        self._alive_at = monotonic()
         self._news = True
         self._heard.set()
 
@@ -92,6 +103,7 @@ class Hints:
         self, connection: Connection[Record] | PoolConnectionProxy[Record], pid: int, _channel: str, _payload: object
     ) -> None:
         self.received += 1
+        self._alive_at = monotonic()
         # What this process tells the others it knows already.
         if pid != connection.get_server_pid():
             self._news = True
@@ -121,6 +133,7 @@ class Hints:
             try:
                 # On a new connection this listens again; where it has an answer, the old one still does.
                 await self._line.fetch("listen", "SELECT pg_listening_channels()")
+                self._alive_at = monotonic()
                 pause = CHECK_EVERY_S
             except (EngineError, *DRIVER_ERRORS):
                 pause = RECONNECT_S

@@ -17,7 +17,7 @@ from adapters.postgres.statements import Schema, statement
 from kernel.errors import InvalidCommand
 from kernel.model.ids import RUN_ID_SKEW_MAX, is_run_id, run_id_from
 from kernel.model.machine import ACTIVE, Status
-from kernel.ports.persistence import Page, RunQuery
+from kernel.ports.persistence import Backlog, Page, RunQuery
 
 __all__ = ["Listings"]
 
@@ -25,11 +25,13 @@ SHORT_ID = 8
 EPOCH_YEAR = 1970
 """Ids tell no time before it, and nothing was created then."""
 LOWEST = "00000000-0000-0000-0000-000000000000"
+COUNTED_MAX = 1000
+"""Due runs are counted so far, of each priority of a workflow: whoever adds processes needs no more to decide by."""
 HIGHEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class Listings:
-    """`kernel.ports.persistence.Listings`."""
+    """`kernel.ports.persistence.Listings`, and `Gauges`."""
 
     def __init__(self, line: Line, schema: Schema) -> None:
         self._line = line
@@ -37,7 +39,7 @@ class Listings:
             name: statement(name, schema)
             for name in (
                 *("list_newest", "list_of_workflow", "list_active", "list_failed", "list_cancelled"),
-                *("find_runs", "live_workflows"),
+                *("find_runs", "live_workflows", "backlog"),
             )
         }
 
@@ -67,6 +69,18 @@ class Listings:
         with mapped("find runs"):
             rows = await self._line.fetch("find runs", self._sql["find_runs"], suffix)
         return [row[0] for row in rows]
+
+    async def backlog(self) -> Backlog:
+        with mapped("measure the backlog"):
+            rows = await self._line.fetch("measure the backlog", self._sql["backlog"], COUNTED_MAX)
+        row = rows[0]
+        return Backlog(
+            runnable=dict(zip(row["workflow_ids"], row["runs"], strict=True)),
+            unknown=row["unknown"] or 0,
+            oldest_age=row["oldest_age"],
+            outbox_lag=row["outbox_lag"],
+            dead_letters=row["dead_letters"],
+        )
 
     async def live_workflows(self) -> Sequence[tuple[str, str]]:
         with mapped("list live workflows"):

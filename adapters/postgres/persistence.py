@@ -41,6 +41,7 @@ from kernel.model.head import Head
 from kernel.ports.outbox import DeadLetterPage, Delivery, Settlement, SinkRecord
 from kernel.ports.persistence import (
     Append,
+    Backlog,
     Beat,
     Claimed,
     HeadRow,
@@ -192,6 +193,11 @@ class PostgresPersistence:
         """
         return self._store.committer.unanswered
 
+    @property
+    def listening(self) -> tuple[float | None, int]:
+        """Seconds since the listening connection proved to be alive (None: there is none), and how often it broke."""
+        return self._store.hints.silence_s, self._store.hints.outages
+
     def observe_batches(self, observer: BatchObserver) -> None:
         """Have it told of every batch of appends from now on; nothing is measured while there is no observer."""
         self._store.committer.observe(observer)
@@ -295,6 +301,9 @@ class PostgresPersistence:
 
     async def live_workflows(self) -> Sequence[tuple[str, str]]:
         return await self._call(self._store.listings.live_workflows)
+
+    async def backlog(self) -> Backlog:
+        return await self._call(self._store.listings.backlog)
 
     async def write_logs(self, lines: Sequence[LogLine], /) -> None:
         await self._call(lambda: self._store.logs.write_logs(lines))

@@ -24,9 +24,11 @@ __all__ = [
     "PRIORITIES",
     "Append",
     "Appends",
+    "Backlog",
     "Beat",
     "Claimed",
     "Claims",
+    "Gauges",
     "HeadRow",
     "Heartbeat",
     "Hints",
@@ -400,11 +402,15 @@ class Sessions(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A run taken: the lease that fences it, whose it was (None: nobody's), and its history with bodies."""
+    """A run taken: the lease that fences it, whose it was (None: nobody's), and its history with bodies.
+
+    `waited` is how long it had been due, by the database's clock; None for one that was taken from somebody.
+    """
 
     lease: Lease
     previous_owner: str | None
     history: StoredHistory
+    waited: timedelta | None = None
 
 
 class Claims(Protocol):
@@ -547,6 +553,30 @@ class LogLine:
     id: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in the whole store, by its own clock.
+
+    `runnable` counts, by workflow id, the runs that are due and that nobody drives (those of condemned owners too), as
+    far as the adapter counts; of these nobody live knows the workflow of `unknown`. `oldest_age` is how long the first
+    of them has been due, `outbox_lag` how long the first event has that is due to be published; None: there is none.
+    """
+
+    runnable: Mapping[str, int]
+    unknown: int
+    oldest_age: timedelta | None
+    outbox_lag: timedelta | None
+    dead_letters: int
+
+
+class Gauges(Protocol):
+    """What operators watch of the store as a whole."""
+
+    async def backlog(self) -> Backlog:
+        """What waits; bounded in cost, however much that is. Raises: Unavailable."""
+        ...
+
+
 class Logs(Protocol):
     """What bodies log, kept with the run."""
 
@@ -607,6 +637,7 @@ class Persistence(
     Polls,
     Repairs,
     Listings,
+    Gauges,
     Logs,
     Notes,
     Hints,

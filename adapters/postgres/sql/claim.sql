@@ -50,10 +50,10 @@ WITH session AS MATERIALIZED (
     ORDER BY rank NULLS FIRST
     LIMIT $2
 ), locked AS MATERIALIZED (
-    SELECT r.id, r.owner, r.version
+    SELECT r.id, r.owner, r.wake_at, r.version
     FROM (SELECT id, owner FROM picked ORDER BY id) AS p
     CROSS JOIN LATERAL (
-        SELECT r.id, r.owner, r.ctid AS version
+        SELECT r.id, r.owner, r.wake_at, r.ctid AS version
         FROM leasehold.runs AS r
         WHERE r.id = p.id
           AND r.owner IS NOT DISTINCT FROM p.owner
@@ -71,7 +71,7 @@ WITH session AS MATERIALIZED (
         updated_at = clock_timestamp()
     FROM locked AS l
     WHERE r.ctid = l.version
-    RETURNING r.id, r.claim, l.owner
+    RETURNING r.id, r.claim, l.owner, statement_timestamp() - l.wake_at AS waited
 )
 SELECT EXISTS (SELECT FROM session) AS alive,
        statement_timestamp() AS now,
@@ -79,5 +79,6 @@ SELECT EXISTS (SELECT FROM session) AS alive,
        (SELECT max(rank) FROM picked) AS last_rank,
        array_agg(taken.id) AS ids,
        array_agg(taken.claim) AS claims,
-       array_agg(taken.owner::text) AS previous_owners
+       array_agg(taken.owner::text) AS previous_owners,
+       array_agg(taken.waited) AS waited
 FROM taken

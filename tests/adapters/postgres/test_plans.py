@@ -42,6 +42,7 @@ REACHED_BY: dict[str, set[str]] = {
     "load_runs": WHOLE_RUN,
     "load_run": WHOLE_RUN,
     "heads": BY_ID,
+    "backlog": {"runs_claim", "runs_owner", "runs_publish", "deliveries_due", "dead_letters_pkey"},
     "list_active": {"runs_claim", "runs_owner", "runs_parked", "runs_pkey"},
     "list_failed": {"runs_failed"},
     "list_cancelled": {"runs_cancelled"},
