@@ -54,7 +54,7 @@ from kernel.ports.persistence import Append, Appends, Histories, Lease, Mode
 from kernel.ports.registry import WorkflowRegistry
 from runtime.batch import Batch, fail, hand_back, lose, start, transition
 from runtime.mailbox import ActorGone, Ask, Mailbox
-from runtime.narration import narrate
+from runtime.narration import count, narrate
 from runtime.raised import MESSAGE_LENGTH_MAX
 from runtime.slots import Slots
 from runtime.storable_text import storable_text
@@ -444,6 +444,7 @@ class RunActor:
             logger.warning("history.long", run_id=self.run_id, events=batch.decision.state.seq)
         self.state = batch.decision.state
         narrate(self.run_id, self.state.workflow_id, batch.decision.facts)
+        count(self.state, batch.decision.facts)
         self.inline.update(batch.decision.bodies)
         self._previous_owner = None
         if self.state.ended:

@@ -67,7 +67,8 @@ class Storage:
     An embedded database has `find_server`: the process id of its server, or None while there is none; it raises an
     `Unavailable` that says so when its directory is gone, and with it everything that was stored. `unanswered` counts
     the appends of this process that are queued or on their way, where there is such a queue; `observe_batches` adds
-    somebody who is told of every batch of them.
+    somebody who is told of every batch of them. `listening` tells for how many seconds the connection that hears hints
+    has not proved to be alive (None: there is none), and how often it broke; any thread may ask.
     """
 
     persistence: Persistence
@@ -83,6 +84,7 @@ class Storage:
     find_server: Callable[[], int | None] | None = None
     unanswered: Callable[[], int] | None = None
     observe_batches: Callable[[BatchObserver], None] | None = None
+    listening: Callable[[], tuple[float | None, int]] | None = None
 
 
 def choose_database(settings: Settings) -> str:
@@ -183,6 +185,7 @@ async def _postgres(
             notice=notice,
             unanswered=lambda: persistence.unanswered,
             observe_batches=persistence.observe_batches,
+            listening=lambda: persistence.listening,
         )
 
 

@@ -37,6 +37,7 @@ from runtime.actor import RunActor
 from runtime.session import Session
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, get_logger
+from telemetry.metrics import find_meters
 
 __all__ = ["ClaimHost", "RunClaimer"]
 
@@ -230,6 +231,10 @@ class RunClaimer:
             session.reread()
             raise
         self.claimed += len(claimed)
+        if (meters := find_meters()) is not None:
+            for run in claimed:
+                if run.waited is not None:
+                    meters.claimed(run.waited.total_seconds())
         taken_over = sum(run.previous_owner is not None for run in claimed)
         if taken_over:
             logger.warning("runs.taken_over", session_id=session.id, runs=taken_over)

@@ -44,6 +44,8 @@ from runtime.start_many import started_in_order
 from runtime.watch import Watch
 from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
+from telemetry.metered_journals import metered
+from telemetry.metrics import find_meters
 
 if TYPE_CHECKING:
     from telemetry.tracing import Tracing
@@ -145,7 +147,8 @@ class Client:
 
     @property
     def _around(self) -> Middleware | None:
-        return None if self._tracing is None else self._tracing.middleware
+        tracing = None if self._tracing is None else self._tracing.middleware
+        return tracing if (meters := find_meters()) is None else meters.around(tracing)
 
     async def _open_storage(self) -> Storage:
         """The store, with the app's own place for blobs if it has one."""
@@ -167,6 +170,8 @@ class Client:
             await self.storage.check_blobs()
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
+        if (meters := find_meters()) is not None and self.storage.observe_batches is not None:
+            self.storage.observe_batches(meters.batch_sent)
         tasks.start_soon(self._serve, "watch", self.watch.run)
         tasks.start_soon(self._serve, "hints", self._listen)
 
@@ -233,6 +238,7 @@ class Client:
             registry=self.app,
             executor=NoExecutor(),
             scheduler=storage.scheduler,
+            journals=metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)),
             limits=self._limits(),
             around=self._around,
         )

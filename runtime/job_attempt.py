@@ -28,6 +28,7 @@ from runtime.batch import hand_back
 from runtime.bootstrap import Storage
 from runtime.patience import PatientBlobs, PatientJournals
 from telemetry.logs import EventLogger, get_logger
+from telemetry.metered_journals import metered
 
 __all__ = ["attempt_job", "give_up_job", "hand_back_job", "job_kernel", "new_tokens"]
 
@@ -48,7 +49,7 @@ def job_kernel(
     around: Middleware | None = None,
 ) -> Kernel:
     """The kernel that executes jobs: it waits for a store that is away rather than lose what a body has done."""
-    foreign = journals or ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
+    foreign = journals or metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids))
     return Kernel(
         persistence=storage.persistence,
         blob_store=blobs or PatientBlobs(storage.blobs),

@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping
 from typing import Protocol, TypeVar
 
 from kernel.errors import EngineError, LeaseLost
-from kernel.journal import ForeignJournals, append_of
+from kernel.journal import append_of
 from kernel.model.draft import Decision, Moment
 from kernel.model.facts import StageStarted
 from kernel.model.stage import Body
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
-from kernel.ports.journals import Create, Decide
+from kernel.ports.journals import Create, Decide, Journals
 from kernel.ports.persistence import Append, Appends, KeyRecord, Lease, NewRun
 from runtime.actor import RunActor
 from runtime.mailbox import ActorGone
@@ -65,7 +65,7 @@ class RoutedJournals:
     """`Journals` for a supervisor."""
 
     def __init__(
-        self, household: Household, foreign: ForeignJournals, store: Appends, clock: Clock, ids: Ids, bodies: Slots
+        self, household: Household, foreign: Journals, store: Appends, clock: Clock, ids: Ids, bodies: Slots
     ) -> None:
         self._household = household
         self._foreign = foreign

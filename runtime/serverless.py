@@ -27,6 +27,7 @@ from kernel.commands.reap_stale_leases import ReapStaleLeases
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
 from kernel.dispatch import Kernel
 from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
+from kernel.journal import ForeignJournals
 from kernel.ports.executor import Attempt
 from kernel.ports.jobs import LeasedJob
 from kernel.publishing import record_of
@@ -43,6 +44,7 @@ from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import dispatch_due
 from runtime.side_by_side import SideBySide
 from telemetry.logs import EventLogger, get_logger
+from telemetry.metered_journals import metered
 
 __all__ = ["JobMessage", "JobResult", "JobsProcessed", "MaintenanceTick", "ServerlessHost"]
 
@@ -237,6 +239,7 @@ class ServerlessHost(Client):
             ids=storage.ids,
             registry=self.app,
             executor=executor,
+            journals=metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)),
             limits=self._limits(),
             around=self._around,
             scheduler=storage.scheduler,

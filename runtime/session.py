@@ -32,6 +32,7 @@ from kernel.ports.executor import Attempt, CheckAttempt
 from kernel.ports.persistence import Beat, Heartbeat
 from runtime.narration import OutageLog
 from telemetry.logs import EventLogger, get_logger
+from telemetry.metrics import find_meters
 
 __all__ = ["Renewal", "Session", "SessionTiming"]
 
@@ -87,6 +88,7 @@ class Session:
         self._busy = True
         self._rung_at: float | None = None
         self._loop_thread = threading.get_ident()
+        self._meters = find_meters()
 
     def hurry(self) -> None:
         """Beat soon: something happened that a beat would tell about. Does not wait."""
@@ -149,7 +151,9 @@ class Session:
         except BlockingIOError:
             pass
         # Only now: a ring in between either is in the socket still, and wakes us again, or has just been answered.
-        self._rung_at = None
+        rung_at, self._rung_at = self._rung_at, None
+        if self._meters is not None and rung_at is not None:
+            self._meters.loop_answered(time.monotonic() - rung_at)
 
     # -- in the thread ----------------------------------------------------------------------------------------------
 
@@ -190,6 +194,8 @@ class Session:
         try:
             beat = self._heartbeat.beat(adrift=adrift)
         except Unavailable as error:
+            if self._meters is not None:
+                self._meters.not_renewed()
             self._outage.failed(error, session_id=self.id)
             # Whatever was under way when the store went away may have been done.
             self._adrift_wanted = True
@@ -198,6 +204,8 @@ class Session:
             logger.exception("lease.renewal_broken", session_id=self.id, error=type(error).__name__)
             return RETRY_INTERVAL_S
         self._outage.worked(session_id=self.id)
+        if self._meters is not None:
+            self._meters.renewed(time.monotonic() - sent_at, alive=beat.alive)
         if not beat.alive:
             self._dead = True
             return 0.0

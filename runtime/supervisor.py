@@ -45,6 +45,8 @@ from runtime.job_worker import JobWorker
 from runtime.journals import RoutedJournals
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
+from runtime.metering import Metering
+from runtime.narration import count
 from runtime.patience import PatientBlobs
 from runtime.publishing import Parts, Publisher
 from runtime.recorded_steps import record_step
@@ -53,6 +55,8 @@ from runtime.session import Session, SessionTiming
 from runtime.side_by_side import SideBySide
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
+from telemetry.metered_journals import metered
+from telemetry.metrics import find_meters
 
 __all__ = ["Stats", "Supervisor"]
 
@@ -140,7 +144,7 @@ class Supervisor(Client):
     # -- opening -------------------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
-        self._opened_at = anyio.current_time()
+        self._opened_at = time.monotonic()
         self._context = copy_context()
         self._services = await self._service_stack.enter_async_context(self.app.open_services(self._overrides))
         self._sinks = Parts(await self._service_stack.enter_async_context(self.app.open_sinks()))
@@ -279,7 +283,7 @@ class Supervisor(Client):
         )
 
     def _make_journals(self, storage: Storage) -> Journals:
-        foreign = ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
+        foreign = metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids))
         routed = RoutedJournals(self, foreign, storage.persistence, storage.clock, storage.ids, self._bodies)
         return routed if self._tracing is None else self._tracing.watch_journals(routed)
 
@@ -292,6 +296,9 @@ class Supervisor(Client):
         if self.storage.scheduler is not None:
             self._scheduled = ScheduledCommands(self.kernel, self.storage.scheduler)
             tasks.start_soon(self._serve, "scheduled commands", self._scheduled.run)
+        if (meters := find_meters()) is not None:
+            known = [workflow.id for workflow in self.app.workflows]
+            tasks.start_soon(self._serve, "metrics", Metering(meters, self.storage, self.stats, known).run)
         self._actor_tasks = tasks
         self._jobs_here.spawn_in(tasks)
 
@@ -367,6 +374,7 @@ class Supervisor(Client):
 
     def adopt(self, lease: Lease, decision: Decision[object], started: Collection[str]) -> None:
         """Begin the actor of a run that was created owned."""
+        count(decision.state, decision.facts)
         actor = RunActor(self._running_host, lease, decision.state, decision.bodies, held=started)
         self._spawn(actor)
         self.settle(decision.state.run_id)
@@ -493,6 +501,8 @@ class Supervisor(Client):
         for actor in abandoned:
             actor.abandon()
         self._jobs_here.abandon()
+        if (meters := find_meters()) is not None:
+            meters.lease_lost()
         logger.error("lease.lost", session_id=session.id, actors=len(abandoned))
 
     def _on_beat(self, beat: Beat) -> None:
@@ -611,7 +621,7 @@ class Supervisor(Client):
                 await self._service_stack.aclose()
 
     def stats(self) -> Stats:
-        """What it is doing now."""
+        """What it is doing now; any thread may ask."""
         return Stats(
             session_id=None if self._session is None else self._session.id,
             actors=len(self._actors),
@@ -620,7 +630,7 @@ class Supervisor(Client):
             jobs_processed=self._jobs + (0 if self._worker is None else self._worker.processed),
             claims=0 if self._claimer is None else self._claimer.claimed,
             abandoned_threads=0 if self._executor is None else self._executor.abandoned_threads,
-            uptime_s=anyio.current_time() - self._opened_at,
+            uptime_s=time.monotonic() - self._opened_at,
             degraded=self._degraded,
             draining=self._draining,
         )

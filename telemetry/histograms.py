@@ -27,13 +27,17 @@ __all__ = ["HistogramFeed"]
 
 
 class HistogramFeed:
-    """Adds these histograms to what one exporter is given; `deltas`: what came since the last time."""
+    """Adds our histograms to what one exporter is given; `deltas`: what came since the last time."""
 
-    def __init__(self, distributions: Sequence[Distributions], *, deltas: bool = False) -> None:
-        self._distributions = distributions
+    def __init__(self, *, deltas: bool = False) -> None:
+        self._distributions: Sequence[Distributions] = ()
         self._deltas = deltas
         self._began_ns = time.time_ns()
         self._before: dict[tuple[str, Key], Point] = {}
+
+    def of(self, distributions: Sequence[Distributions]) -> None:
+        """These are the histograms; they are made after the exporters, since they need the provider of those."""
+        self._distributions = distributions
 
     def added(self, data: MetricsData) -> MetricsData:
         """The same with our histograms in our scope."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kernel.command import Command
 from kernel.commands.execute_job import ExecuteJobResult
+from kernel.dispatch import Middleware
 from kernel.model.facts import (
     Fact,
     RunCancelled,
@@ -135,16 +136,20 @@ class Meters:
             duration_s = (state.ended_at - state.started_at).total_seconds()
             self._runs.record(max(duration_s, 0.0), (state.workflow_id, outcome))
 
-    async def around(self, command: Command[Any], handle: Callable[[Command[Any]], Awaitable[Any]], /) -> Any:
-        """A middleware of kernels: carry out a command and take its time."""
-        began = perf_counter()
-        try:
-            result = await handle(command)
-        except Exception as error:
-            self._commands.record(perf_counter() - began, (command.type, type(error).__name__))
-            raise
-        self._commands.record(perf_counter() - began, (command.type, _outcome_of(result)))
-        return result
+    def around(self, inner: Middleware | None = None) -> Middleware:
+        """A middleware of kernels that takes the time of commands, around another one if there is one."""
+
+        async def timed(command: Command[Any], handle: Callable[[Command[Any]], Awaitable[Any]], /) -> Any:
+            began = perf_counter()
+            try:
+                result = await (handle(command) if inner is None else inner(command, handle))
+            except Exception as error:
+                self._commands.record(perf_counter() - began, (command.type, type(error).__name__))
+                raise
+            self._commands.record(perf_counter() - began, (command.type, _outcome_of(result)))
+            return result
+
+        return timed
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
