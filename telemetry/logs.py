@@ -236,11 +236,23 @@ def configure_logging(
         foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format, colour=colour)],
     )
-    handler = logging.StreamHandler(target)
+    handler = _StandardError() if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is just now: a live display takes its place, and puts lines above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard error."""
+        return sys.stderr
 
 
 def _renderers(format: Literal["console", "json"], *, colour: bool) -> Sequence[Processor]:

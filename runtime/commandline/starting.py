@@ -33,6 +33,7 @@ from runtime.commandline.runs_view import progress_lines, short_id
 from runtime.commandline.screen import Draw
 from runtime.commandline.times import clock
 from runtime.run_handle import RunHandle
+from telemetry.logs import configure_logging
 
 __all__ = ["read_json", "start_run"]
 
@@ -100,6 +101,8 @@ async def _start(command: Start, context: Context, started: _Started) -> int:
 
 
 async def _wait(command: Start, context: Context, client: Client, handle: RunHandle[Any]) -> int:
+    # What is said meanwhile has a form then, and a place above what is drawn.
+    configure_logging("json" if context.screen.as_json else context.settings.log_format, "warning")
     with anyio.move_on_after(command.timeout_s) as scope:
         async with _hint_if_unclaimed(context, client, handle):
             with context.screen.live() as draw:

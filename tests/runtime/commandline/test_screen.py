@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from runtime.commandline.layout import Column, Span, line
 from runtime.commandline.screen import Screen
+from telemetry.logs import configure_logging, get_logger
 
 
 @pytest.fixture
@@ -125,6 +127,33 @@ def test_a_live_area_shows_the_last_drawing(terminal: tuple[TextIO, int], monkey
         draw([line("second")])
 
     assert "second" in everything(terminal)
+
+
+@pytest.mark.parametrize("logs", ["configured", "by default"])
+def test_what_is_logged_while_an_area_is_drawn_has_a_line_of_its_own_above_it(
+    terminal: tuple[TextIO, int], monkeypatch: pytest.MonkeyPatch, logs: str
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream, reader = terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    if logs == "configured":
+        configure_logging("console", "warning", colour=False)
+    else:
+        # pytest has handlers of its own, which an ordinary program has not.
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    with Screen(out=stream, err=stream).live() as draw:
+        assert draw is not None
+        draw([line("the area")])
+        drawn = b""
+        while b"the area" not in drawn:
+            drawn += os.read(reader, 1000)
+        get_logger("leasehold.test").warning("store.unavailable", error="gone")
+
+    [said] = [text for text in everything(terminal).split("\r\n") if "store.unavailable" in text]
+    cleared, _, ours = said.rpartition("\x1b[2K")
+    assert cleared, "what was drawn has to be cleared away before"
+    assert ours.endswith("error=gone")
 
 
 def test_a_character_that_the_stream_cannot_show_is_replaced() -> None:
