@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from kernel.errors import EngineError, RunCancelled, RunFailed
+from runtime.commandline.exporting import exporting
 from runtime.commandline.failures import BUG, DONE, INTERRUPTED, report, report_bug, single
 from runtime.commandline.invocation import (
     Annotate,
@@ -62,7 +63,8 @@ def _help_or_work(words: Sequence[str], screen: Screen) -> int:
     except HelpWanted as wanted:
         screen.raw(wanted.text)
         return DONE
-    return _carry_out(invocation, screen)
+    with exporting(invocation.command):
+        return _carry_out(invocation, screen)
 
 
 def _answer(error: BaseException, screen: Screen) -> int:

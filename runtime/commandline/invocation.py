@@ -39,13 +39,16 @@ __all__ = [
 class Up:
     """Supervise in the foreground, in this process or (`workers`) in several.
 
-    `supervised`: as which of those. `queues`: instead of those of the settings.
+    `supervised`: as which of those. `queues`: instead of those of the settings. `metrics_port`: where metrics are
+    served as text; of several workers the first has it, the second the next one.
     """
 
     workers: int | None = None
     accept_changes: bool = False
     queues: tuple[str, ...] | None = None
     supervised: int | None = None
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -293,6 +293,15 @@ def _up(parser: argparse.ArgumentParser) -> _Make:
         metavar="Q,Q",
         help="execute the stages of these queues (default: those of the settings)",
     )
+    parser.add_argument(
+        "--metrics-port",
+        type=_number(1, 65535),
+        metavar="PORT",
+        help="serve metrics to Prometheus; of several workers the first has this port, the second the next one",
+    )
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="HOST", help="on this address (default: 127.0.0.1)"
+    )
     parser.add_argument("--supervised", type=_number(1), help=argparse.SUPPRESS)
     return lambda known: Up(**_taken(Up, known))
 

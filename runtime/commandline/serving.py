@@ -103,6 +103,8 @@ async def _serve(command: Up, context: Context, app: App, stop: StopRequest) -> 
 
 def _end_now(code: int) -> None:
     """End the process without waiting for what cannot be interrupted; the interpreter would join its threads."""
+    if (export := sys.modules.get("telemetry.export")) is not None:
+        export.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -90,6 +90,9 @@ class _Workers:
     async def _run_once(self, number: int) -> int:
         words = ["up", "--supervised", str(number), *(["--accept-changes"] if self.command.accept_changes else [])]
         words += ["--json"] if self.context.screen.as_json else []
+        if self.command.metrics_port is not None:
+            port = self.command.metrics_port + number - 1
+            words += ["--metrics-port", str(port), "--metrics-host", self.command.metrics_host]
         process = await anyio.open_process(
             [sys.executable, "-P", "-c", _PROGRAM, str(_HOME), *words],
             stdin=subprocess.PIPE,
