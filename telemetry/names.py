@@ -1,4 +1,4 @@
-"""Every name that dashboards, alerts and queries may rely on: spans, their attributes and events, metrics.
+"""Every name that dashboards, alerts and queries may rely on: spans, their attributes and events, metrics, log events.
 
 A name is stable: renaming one breaks somebody's dashboard. REFERENCE.md is written from this file.
 """
@@ -29,6 +29,7 @@ __all__ = [
     "LEASES_LOST",
     "LEASE_RENEWALS",
     "LEASE_RENEWAL_DURATION",
+    "LOGS",
     "LOOP_LAG",
     "METRICS",
     "OLDEST_RUNNABLE_AGE",
@@ -341,3 +342,65 @@ METRICS = (
     OUTBOX_LAG,
     DEAD_LETTERS,
 )
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+LOGS: Mapping[str, str] = {
+    "actor.crashed": "an error of ours while a run was driven; it is driven again",
+    "attempt.broken": "an error of ours around a stage's body",
+    "batch.unobserved": "an error of ours while a batch of appends was measured",
+    "blobs.recovered": "the blob store answers again",
+    "blobs.unavailable": "the blob store does not answer; said once, then every ten seconds",
+    "check.broken": "an error of ours around a stage's check",
+    "command.failed": "a scheduled command was refused; it is tried again, or kept with its error",
+    "command.not_settled": "a scheduled command was dispatched, and that could not be written down: it may be repeated",
+    "database.embedded": "no database is configured, so a private one is used",
+    "database.gone": "the directory of the private database is gone; the process ends",
+    "database.restarted": "the private database's server has another process",
+    "events.given_up": "a sink has refused events too often; they are dead letters",
+    "events.left": "leaving, not all events could be published; another process does it",
+    "history.long": "a run has used half of the events that it may have",
+    "job.broken": "an error of ours around a job",
+    "job.left": "what became of a job could not be written down; its lease ends by itself",
+    "job.undecidable": "a job of a run that cannot be decided here; it is tried again later",
+    "job.withdrawn": "a job was interrupted, because its lease is somebody else's",
+    "lease.lost": "the session has ended; nothing executes under it any more, and another one is opened",
+    "lease.renewal_broken": "an error of ours while the lease was renewed",
+    "lease.renewal_failed": "the lease could not be renewed; said once, then every ten seconds",
+    "lease.renewed_again": "it can be renewed again",
+    "loop.blocked": "the event loop has not answered for a second or more; with the stage and the stack",
+    "loop.blocked_too_long": "it has not answered for max_blocked; the process ends",
+    "maintenance.failed": "an error of ours in a maintenance tick",
+    "payload.not_redacted": "the redaction hook raised, so a payload was not recorded",
+    "run.adopted": "a run is ours and had no actor: the answer of a claim was lost",
+    "run.adoption_failed": "such a run could not be read; it is tried again",
+    "run.cancelled": "a run was cancelled",
+    "run.completed": "a run completed",
+    "run.failed": "a run failed",
+    "run.left_to_newer_release": "a run's history is of a newer release; another process has to drive it",
+    "run.not_created": "a creation whose caller was cancelled did not happen",
+    "run.parked": "a run cannot be decided and waits for a human: leasehold unpark",
+    "run.parking_failed": "such a run could not be parked; it is tried again",
+    "runs.repaired": "stuck runs were mended, or failed because they are too long",
+    "runs.taken_over": "runs of a process that is dead, or silent for a lease, were taken",
+    "runs.unparked": "runs were waiting for the definitions of this process",
+    "service.crashed": "an error of ours in a background service; it begins again",
+    "session.not_closed": "leaving, the session could not be closed; its lease ends by itself",
+    "session.opened": "the process holds a lease",
+    "sink.failed": "a sink refused events; they are tried again",
+    "sink.recovered": "it takes them again",
+    "stage.retrying": "an attempt ended without a result; another one is due",
+    "store.recovered": "the database answers again",
+    "store.unavailable": "the database does not answer; said once, then every ten seconds",
+    "supervisor.draining": "asked to stop: no more is taken, and bodies have their grace",
+    "supervisor.left_bodies": "bodies ignored their cancellation; the process ends without them",
+    "supervisor.started": "the process executes runs",
+    "supervisor.stopped": "every run was handed back",
+    "telemetry.recovered": "a collector takes what it is sent again; with how many spans were lost",
+    "telemetry.unreachable": "a collector does not take what it is sent; said once",
+    "trace.incomplete": "something about a run's trace could not be found out",
+    "worker.died": "a worker of up --workers ended by itself; it is started again",
+    "worker.started": "a worker was started",
+}
+"""Every event that the engine logs, under `leasehold...` loggers; ids and facts are fields."""

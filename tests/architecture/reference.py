@@ -20,6 +20,7 @@ from kernel.dispatch import ROUTES
 from kernel.events import Event
 from runtime.commandline import parser as commandline
 from runtime.config import SETTINGS, Setting, Settings, shown
+from telemetry import names
 
 PAGE = Path(__file__).parents[2] / "REFERENCE.md"
 
@@ -47,6 +48,19 @@ OF_SETTINGS = """\
 Taken from an argument, else the environment, else `[tool.leasehold]` of the nearest pyproject.toml, else the default;
 `leasehold config` shows which. OpenTelemetry has its own `OTEL_*` variables."""
 
+TRACES = f"""\
+One trace per run. Angle brackets stand for a variable word. A root span has these events of its history: \
+{", ".join(f"`{name}`" for name in names.RUN_EVENTS)}."""
+
+METRICS = """\
+No metric has an attribute without end, such as a run's id. For Prometheus dots become underscores, units are spelled
+out, and counters end in `_total`: `leasehold_run_duration_seconds_bucket`, `leasehold_runs_failed_total`.
+"Shared" ones are numbers of the whole database, which every process reports alike: take the largest, not the sum."""
+
+LOGS = """\
+Facts in the past tense; ids and circumstances are fields (`run_id workflow_id stage_id attempt session_id trace_id
+span_id` wherever there are any), and the logger's name begins with `leasehold`."""
+
 COMMAND_LINE = """\
 `leasehold` and `python -m runtime` are the same; without a command it is `up`. Every command takes these:"""
 
@@ -59,6 +73,9 @@ def page() -> str:
         *("## Events", EVENTS, _events()),
         *("## Errors", ERRORS, _errors()),
         *("## Settings", OF_SETTINGS, _settings()),
+        *("## Traces", TRACES, _spans(), _attributes()),
+        *("## Metrics", METRICS, _metrics()),
+        *("## Log events", LOGS, _logs()),
         *("## Command line", COMMAND_LINE, _options(_common()), _command_line()),
     ]
     return "\n\n".join(parts) + "\n"
@@ -91,6 +108,34 @@ def _result(command: type[Command[Any]]) -> str:
     (base,) = (base for base in command.__orig_bases__ if getattr(base, "__origin__", None) is Command)
     (result,) = get_args(base)
     return " ".join(f"`{field.name}`" for field in fields(result))
+
+
+def _spans() -> str:
+    rows = [(f"`{span.name}`", span.parent, span.outcomes, span.meaning) for span in names.SPANS]
+    return _table(("span", "parent", "outcomes", "covers"), rows)
+
+
+def _attributes() -> str:
+    rows = [(f"`{attribute.key}`", attribute.type, attribute.meaning) for attribute in names.ATTRIBUTES]
+    return _table(("attribute", "type", "meaning"), rows)
+
+
+def _metrics() -> str:
+    rows = [
+        (
+            f"`{metric.name}`",
+            metric.kind,
+            f"`{metric.unit}`",
+            " ".join(f"`{key}`" for key in metric.attributes) + ("shared" if metric.shared else ""),
+            metric.meaning,
+        )
+        for metric in names.METRICS
+    ]
+    return _table(("metric", "kind", "unit", "attributes", "tells"), rows)
+
+
+def _logs() -> str:
+    return _table(("event", "says"), [(f"`{name}`", meaning) for name, meaning in names.LOGS.items()])
 
 
 def _events() -> str:
