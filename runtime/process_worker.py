@@ -41,8 +41,8 @@ from runtime.process_connection import Connection
 from runtime.process_messages import Answer, Job, answer_frame
 from runtime.raised import raised_outcome
 from runtime.storable_text import storable_fields, storable_text
+from telemetry import remote
 from telemetry.logs import log_fields
-from telemetry.remote import within
 
 __all__ = ["main"]
 
@@ -50,6 +50,8 @@ LINES_MAX = 10_000
 """Log lines that may wait for the connection; more are dropped and counted."""
 THREAD_LEAVES_S = 0.05
 MESSAGE_LENGTH_MAX = 16_384
+LEAVE_S = 0.5
+"""So long a body that leaves something behind waits for its spans to be sent."""
 JOBS_MAX = 100
 """So many attempts share an interpreter at most, whatever their libraries leak."""
 
@@ -278,14 +280,19 @@ def main(descriptor: int) -> None:
     connection.start()
     surroundings: _Surroundings | None = None
     for count, job in enumerate(iter(connection.jobs.get, None), start=1):
+        # Its threads belong to the surroundings, not to the first body.
+        remote.prepare(job.traceparent)
         surroundings = surroundings or _Surroundings()
         connection.begin(job.token)
-        with log_fields(**job.log_ids), within(job.traceparent):
+        with log_fields(**job.log_ids), remote.within(job.traceparent):
             outcome, dropped = run_job(job, connection)
         _flush_output()
         reusable = count < JOBS_MAX and surroundings.are_unchanged()
+        if not reusable:
+            remote.leave(LEAVE_S)  # the parent will end this process as soon as it is answered
         connection.finish()
         connection.send_and_wait(answer_frame(job.token, Answer(outcome=outcome, reusable=reusable, dropped=dropped)))
+    remote.leave()
 
 
 if __name__ == "__main__":

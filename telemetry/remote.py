@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from kernel.errors import InvalidCommand
 from telemetry.run_trace import Traceparent, parse_traceparent
 
-__all__ = ["current_traceparent", "within"]
+__all__ = ["current_traceparent", "leave", "prepare", "within"]
 
 
 def current_traceparent() -> str | None:
@@ -24,9 +25,29 @@ def current_traceparent() -> str | None:
     return None if found is None else str(Traceparent(found.trace_id, found.span_id, found.sampled))
 
 
+def prepare(traceparent: str | None) -> None:
+    """In a child: set up sending, before the first body of a sampled run. What is wrong with it the parent has said."""
+    found = None if traceparent is None else parse_traceparent(traceparent)
+    if found is None or not found.sampled or "telemetry.export" in sys.modules:
+        return
+    from telemetry.export import configure_export
+
+    with suppress(InvalidCommand):
+        configure_export()
+
+
+def leave(timeout_s: float | None = None) -> None:
+    """In a child that is about to end: send what is left, for a moment, or at most so long."""
+    if (export := sys.modules.get("telemetry.export")) is not None:
+        if timeout_s is None:
+            export.shutdown()
+        else:
+            export.flush(timeout_s)
+
+
 @contextmanager
 def within(traceparent: str | None) -> Generator[None]:
-    """Around user code whose span is in another process; what it sent is on its way when this is left."""
+    """Around user code whose span is in another process."""
     found = None if traceparent is None else parse_traceparent(traceparent)
     if found is None:
         yield
