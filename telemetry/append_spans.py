@@ -30,7 +30,7 @@ class AppendSpans:
         links = tuple(scope.links.pop(append.run_id, ()))
         parent = SpanRef(trace.trace_id, trace.span_id)
         command = scope.command
-        if command is not None and command.trace_id in (0, trace.trace_id):
+        if command is not None and scope.run_id == append.run_id and command.trace_id in (0, trace.trace_id):
             parent = SpanRef(trace.trace_id, command.span_id)
         self._waiting[append.append_id] = (parent, links, trace)
 

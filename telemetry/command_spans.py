@@ -91,6 +91,7 @@ class CommandSpans:
             caller = None
         token = command.token if isinstance(command, ExecuteJob) else None
         span_id = self._tracing.spans.new_id() if token is None else attempt_ids(token)[0]
+        scope.run_id = run_id
         scope.command = SpanRef(0 if caller is None else caller.trace_id, span_id)
         before = SCOPE.set(scope)
         try:

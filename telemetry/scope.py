@@ -40,13 +40,15 @@ def never() -> bool:
 class Scope:
     """`runs` are those met so far, by id; of those that are not sampled nothing else is noted.
 
-    `command` is the span of the command, `attempt` what its span says of the attempt that it executed. `ended` has the
-    append that ended a run, `eventful` the runs of whose history the root span has something to tell, `links` the
-    commands that wait for a run's next append. `lost` says whether the lease under which all this happens is lost.
+    `command` is the span of the command, `run_id` the run that it is about (None for one of no run in particular), and
+    `attempt` what its span says of the attempt that it executed. `ended` has the append that ended a run, `eventful` the
+    runs of whose history the root span has something to tell, `links` the commands that wait for a run's next append.
+    `lost` says whether the lease under which all this happens is lost.
     """
 
     runs: dict[str, RunTrace] = field(default_factory=dict["str", "RunTrace"])
     command: SpanRef | None = None
+    run_id: str | None = None
     attempt: Mapping[str, str | int] = field(default_factory=dict[str, "str | int"])
     session_id: str | None = None
     lost: Callable[[], bool] = never

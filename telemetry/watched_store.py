@@ -5,7 +5,7 @@ Only what concerns runs that are sampled is noted, and only inside of a scope; e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,10 +43,20 @@ class WatchedPersistence:
     async def load(self, run_id: str, /, *, after: int = 0, bodies: bool = True) -> StoredHistory:
         """`Histories.load`; notes whose trace this is."""
         stored = await self._store.load(run_id, after=after, bodies=bodies)
-        scope = SCOPE.get()
+        self._met(stored)
+        return stored
+
+    async def look_due(self, definitions: Sequence[tuple[str, str]], limit: int, /) -> Sequence[StoredHistory]:
+        """`Claims.look_due`; notes the same."""
+        found = await self._store.look_due(definitions, limit)
+        for stored in found:
+            self._met(stored)
+        return found
+
+    def _met(self, stored: StoredHistory) -> None:
+        scope, run_id = SCOPE.get(), stored.head.run_id
         if scope is not None and (run_id not in scope.runs or scope.runs[run_id].sampled):
             self._tracing.met(stored, scope)
-        return stored
 
     async def append(self, append: Append, /) -> None:
         """`Appends.append`; notes what it means for the trace, once it is durable."""

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PAGES = [*sorted(ROOT.glob("*.md")), EXAMPLES / "README.md"]
-AHEAD = {"AI", "SQLite", "remote workers", "OpenTelemetry"}
+AHEAD = {"AI", "SQLite", "remote workers"}
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
@@ -356,3 +357,87 @@ async def test_clients_that_close_stop_watching(memory: SharedStore, sent: Sent)
         assert isinstance(client, Client)
         run = await client.start(two_stages, Doc(text="a"))
     assert [span.name for span in sent.of(run.id)] == ["run.create"]
+
+
+def outcomes(sent: Sent, name: str) -> list[str]:
+    return sorted(str((span.attributes or {})["leasehold.outcome"]) for span in sent.named(name))
+
+
+async def test_what_a_lost_lease_had_in_flight_is_sent_once_by_whoever_takes_the_run_over(
+    store: SharedStore, sent: Sent
+):
+    gate = Gate()
+    workflow = gated(gate)
+    async with store.supervisor(workflow) as loser:
+        run = await loser.start(workflow, Doc(text="a"))
+        await until(lambda: gate.entered)
+        session = loser.stats().session_id
+        assert session is not None
+        # Its lease ends behind its back, and it lives on.
+        await loser.storage.persistence.close_session(session)
+        async with store.supervisor(workflow) as other:
+            await until(lambda: len(gate.entered) == 2)
+            gate.open()
+            await other.run(run.id).result()
+
+    check_whole(sent.of(run.id))
+    assert outcomes(sent, "stage wait") == outcomes(sent, "job.execute") == ["completed", "lost"]
+    lost = next(span for span in sent.named("stage wait") if (span.attributes or {})["leasehold.outcome"] == "lost")
+    assert (lost.attributes or {})["leasehold.session.id"] == session
+    assert lost.status.status_code is StatusCode.ERROR
+    assert {"run.owner_changed", "stage.retrying"} <= {event.name for event in sent.root(run.id).events}
+
+
+async def test_a_host_that_takes_over_from_a_dead_supervisor_goes_on_with_its_trace(store: SharedStore, sent: Sent):
+    gate = Gate()
+    workflow = gated(gate)
+    async with store.supervisor(workflow) as loser:
+        run = await loser.start(workflow, Doc(text="a"))
+        await until(lambda: gate.entered)
+        session = loser.stats().session_id
+        assert session is not None
+        # What claims for itself again would take the run back.
+        await loser.storage.persistence.close_session(session)
+        loser._claims_here.drain()
+        gate.open()
+        async with store.host(workflow) as host:
+
+            async def ended() -> bool:
+                await host.run_maintenance_tick()
+                await host.process_available_jobs()
+                return (await run.describe()).completed_at is not None
+
+            await until(ended)
+
+    check_whole(sent.of(run.id))
+    assert outcomes(sent, "stage wait") == ["completed", "lost"]
+
+
+async def test_a_drained_attempt_is_interrupted_and_goes_on_elsewhere_in_the_same_trace(store: SharedStore, sent: Sent):
+    gate = Gate()
+    workflow = gated(gate)
+    async with store.supervisor(workflow, drain_grace=0.01) as first:
+        run = await first.start(workflow, Doc(text="a"))
+        await until(lambda: gate.entered)
+    gate.open()
+    async with store.supervisor(workflow) as second:
+        await second.run(run.id).result()
+
+    check_whole(sent.of(run.id))
+    assert outcomes(sent, "stage wait") == ["completed", "interrupted"]
+
+
+async def test_a_run_in_the_callers_own_transaction_is_traced(postgres: SharedStore, sent: Sent, anyio_backend: str):
+    if anyio_backend != "asyncio":
+        pytest.skip("a caller's connection speaks asyncio")
+    async with postgres.supervisor(two_stages) as supervisor:
+        connection = await asyncpg.connect(postgres.url)
+        try:
+            with user_span("request") as span:
+                async with connection.transaction():
+                    run = await supervisor.start(two_stages, Doc(text="a"), connection=connection)
+        finally:
+            await connection.close()
+        await run.result()
+
+    assert sent.root(run.id).context.trace_id == span.get_span_context().trace_id
