@@ -41,8 +41,8 @@ class Scope:
     """`runs` are those met so far, by id; of those that are not sampled nothing else is noted.
 
     `command` is the span of the command, `run_id` the run that it is about (None for one of no run in particular), and
-    `attempt` what its span says of the attempt that it executed. `ended` has the append that ended a run, `eventful` the
-    runs of whose history the root span has something to tell, `links` the commands that wait for a run's next append.
+    `attempt` what its span says of the attempt that it executed. `ended` has the append that ended a run, `eventful`
+    the runs of whose history the root has something to tell, `links` the commands that wait for a run's next append.
     `lost` says whether the lease under which all this happens is lost.
     """
 
