@@ -46,6 +46,7 @@ from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
 from telemetry.metered_journals import metered
 from telemetry.metrics import find_meters
+from telemetry.privacy import Privacy
 
 if TYPE_CHECKING:
     from telemetry.tracing import Tracing
@@ -135,7 +136,12 @@ class Client:
 
     def _watched(self, storage: Storage) -> Storage:
         """The store as this client uses it: watched, when the program traces."""
-        self._tracing = find_tracing(storage.persistence, clock=storage.clock, ids=storage.ids)
+        self._tracing = find_tracing(
+            storage.persistence,
+            clock=storage.clock,
+            ids=storage.ids,
+            privacy=Privacy(capture=self._settings.capture_payloads, redact=self.app.redact),
+        )
         if self._tracing is None:
             return storage
         if storage.observe_batches is not None:

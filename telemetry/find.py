@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from kernel.ports.persistence import Persistence
+from telemetry.privacy import NOTHING, Privacy
 
 if TYPE_CHECKING:
     from telemetry.tracing import Tracing
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["find_tracing"]
 
 
-def find_tracing(store: Persistence, *, clock: Clock, ids: Ids) -> Tracing | None:
+def find_tracing(store: Persistence, *, clock: Clock, ids: Ids, privacy: Privacy = NOTHING) -> Tracing | None:
     """What watches the users of this store, if the program has set up a tracer provider of the OpenTelemetry SDK."""
     api, sdk = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.sdk.trace")
     if api is None or sdk is None:
@@ -28,4 +29,4 @@ def find_tracing(store: Persistence, *, clock: Clock, ids: Ids) -> Tracing | Non
         return None
     from telemetry.tracing import Tracing
 
-    return Tracing(provider, store, clock=clock, ids=ids)
+    return Tracing(provider, store, clock=clock, ids=ids, privacy=privacy)

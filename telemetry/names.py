@@ -45,6 +45,7 @@ __all__ = [
     "RUN_DURATION",
     "RUN_EVENTS",
     "RUN_ID",
+    "RUN_INPUT",
     "SCOPE",
     "SESSION_ID",
     "SPANS",
@@ -52,9 +53,12 @@ __all__ = [
     "STAGES_FAILED",
     "STAGES_RETRIED",
     "STAGE_ATTEMPT",
+    "STAGE_CONFIG",
     "STAGE_DURATION",
     "STAGE_EXECUTION",
     "STAGE_ID",
+    "STAGE_OUTPUT",
+    "STAGE_STATE",
     "THREADS_ABANDONED",
     "UNKNOWN_WORKFLOW",
     "WORKFLOW_ID",
@@ -86,6 +90,10 @@ STAGE_ATTEMPT = "leasehold.stage.attempt"
 SESSION_ID = "leasehold.session.id"
 OUTCOME = "leasehold.outcome"
 ROWS = "leasehold.append.rows"
+RUN_INPUT = "leasehold.run.input"
+STAGE_CONFIG = "leasehold.stage.config"
+STAGE_OUTPUT = "leasehold.stage.output"
+STAGE_STATE = "leasehold.stage.state"
 
 ATTRIBUTES = (
     Attribute(RUN_ID, "string", "the run"),
@@ -97,6 +105,12 @@ ATTRIBUTES = (
     Attribute(SESSION_ID, "string", "the session of the process that did it"),
     Attribute(OUTCOME, "string", "how it ended, see the span"),
     Attribute(ROWS, "int", "how many appends one statement carried, of all runs"),
+    Attribute(
+        RUN_INPUT, "string", "with `LEASEHOLD_CAPTURE_PAYLOADS`: the run's input, as JSON, redacted and shortened"
+    ),
+    Attribute(STAGE_CONFIG, "string", "the same of what the run has configured for the stage"),
+    Attribute(STAGE_OUTPUT, "string", "the same of what a body, or a check, returned"),
+    Attribute(STAGE_STATE, "string", "the same of the state with which a stage was suspended"),
 )
 
 

@@ -34,6 +34,7 @@ from telemetry.append_spans import AppendSpans
 from telemetry.command_spans import CommandSpans
 from telemetry.failures import failure_of_info
 from telemetry.logs import EventLogger, get_logger
+from telemetry.privacy import NOTHING, Privacy
 from telemetry.run_trace import RunTrace, attempt_ids, run_trace, to_ns
 from telemetry.scope import SCOPE, Scope
 from telemetry.spans import AttributeValue, SpanRef, Spans, context_of, end_span
@@ -63,11 +64,13 @@ class Tracing:
         *,
         clock: Clock,
         ids: Ids,
+        privacy: Privacy = NOTHING,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.spans: Spans = Spans(provider)
         self.appends: AppendSpans = AppendSpans(self.spans)
         self.now_ns: Callable[[], int] = now_ns
+        self.privacy: Privacy = privacy
         self.middleware: Middleware = CommandSpans(self, clock, ids).around
         self._store: Histories = store
         self.store: Persistence = cast("Persistence", WatchedPersistence(store, self))

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import Span
+from pydantic_core import to_json
 
 from kernel.model.attempts import Raised
 from kernel.ports.executor import (
     Attempt,
+    BodyCompleted,
     BodyOutcome,
+    BodySuspended,
     CheckAttempt,
     CheckFailed,
     CheckNotReady,
@@ -60,6 +63,7 @@ class WatchedExecutor:
         span = self._start(
             names.STAGE.of(attempt.stage.id), attempt, trace, scope, span_id=body_id, parent_id=parent_id
         )
+        self._record(span, {names.RUN_INPUT: attempt.input, names.STAGE_CONFIG: _config_of(attempt)})
         try:
             with _current(span):
                 outcome = await self._executor.run(attempt)
@@ -67,8 +71,15 @@ class WatchedExecutor:
             failure = failure_of_error(error) if isinstance(error, Exception) else None
             scope.bodies.append(Body(span, self._tracing.now_ns(), failure))
             raise
-        failure = failure_of_info(outcome.error) if isinstance(outcome, Raised) else None
-        scope.bodies.append(Body(span, self._tracing.now_ns(), failure))
+        ended_ns, failure = self._tracing.now_ns(), None
+        match outcome:
+            case BodyCompleted():
+                self._record(span, {names.STAGE_OUTPUT: outcome.output})
+            case BodySuspended():
+                self._record(span, {names.STAGE_STATE: outcome.state})
+            case Raised():
+                failure = failure_of_info(outcome.error)
+        scope.bodies.append(Body(span, ended_ns, failure))
         return outcome
 
     async def check(self, check: CheckAttempt, /) -> CheckOutcome:
@@ -89,11 +100,24 @@ class WatchedExecutor:
             outcome, failure = type(error).__name__, failure_of_error(error)
             raise
         else:
+            if isinstance(answer, CheckReady):
+                self._record(span, {names.STAGE_OUTPUT: answer.output})
             outcome, failure = _told(answer)
             return answer
         finally:
             span.set_attribute(names.OUTCOME, outcome)
             end_span(span, end_ns=self._tracing.now_ns(), failure=failure)
+
+    def _record(self, span: Span, payloads: Mapping[str, bytes | None]) -> None:
+        """Note these payloads, by attribute, as far as somebody has asked for them."""
+        privacy = self._tracing.privacy
+        if not privacy.capture:
+            return
+        for name, payload in payloads.items():
+            # The hook is told what it is without our prefix.
+            text = None if payload is None else privacy.captured(name.removeprefix(f"{names.SCOPE}."), payload)
+            if text is not None:
+                span.set_attribute(name, text)
 
     def _start(
         self,
@@ -113,6 +137,11 @@ class WatchedExecutor:
             start_ns=self._tracing.now_ns(),
             attributes={**self._tracing.attributes(trace, scope.session_id), **stage_attributes(attempt)},
         )
+
+
+def _config_of(attempt: Attempt) -> bytes | None:
+    given = attempt.config.get(attempt.stage.id)
+    return None if given is None else to_json(given)
 
 
 def stage_attributes(attempt: Attempt | CheckAttempt) -> Mapping[str, str | int]:

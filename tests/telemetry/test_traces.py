@@ -26,7 +26,7 @@ from kernel import (
     batch_stage,
     stage,
 )
-from runtime import Client
+from runtime import App, Client
 from telemetry.run_trace import root_id
 from tests.runtime.gates import Doc, Gate
 from tests.runtime.shared_store import SharedStore, until
@@ -350,6 +350,33 @@ async def test_a_repeated_start_under_one_key_does_not_invent_a_run(memory: Shar
     assert {(span.attributes or {}).get("leasehold.run.id") for span in sent.spans} <= {first.id, None}
     for one in {span.context.trace_id for span in sent.spans}:
         check_whole([span for span in sent.spans if span.context.trace_id == one])
+
+
+async def test_no_payload_is_in_a_trace(store: SharedStore, sent: Sent):
+    async with store.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="confidential"), metadata={"a": "confidential"})
+        await run.result()
+
+    assert len(sent.of(run.id)) > 5
+    assert "confidential" not in " ".join(span.to_json() for span in sent.spans).lower()
+
+
+async def test_payloads_are_in_the_trace_where_they_are_asked_for_and_redacted_first(memory: SharedStore, sent: Sent):
+    seen: list[str] = []
+
+    def redact(name: str, value: Any) -> Any:
+        seen.append(name)
+        return {**value, "text": "***"} if name == "run.input" else value
+
+    app = App(workflows=[two_stages], redact=redact)
+    async with memory.supervisor(app, capture_payloads=True) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        await run.result()
+
+    said = dict(sent.named("stage render")[0].attributes or {})
+    assert said["leasehold.run.input"] == '{"text": "***"}'
+    assert said["leasehold.stage.output"] == '{"text": "A"}'
+    assert set(seen) == {"run.input", "stage.output"}
 
 
 async def test_clients_that_close_stop_watching(memory: SharedStore, sent: Sent):
