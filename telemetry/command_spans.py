@@ -111,6 +111,9 @@ class CommandSpans:
         for body in scope.bodies:
             body.span.set_attribute(names.OUTCOME, ended.outcome)
             end_span(body.span, end_ns=body.end_ns, failure=body.failure)
+        if isinstance(command, CreateRun) and ended.run_id != command.run_id:
+            # An earlier run answers to the key, and the one that was minted for this command never came to be.
+            scope.runs.clear()
         trace = None if ended.run_id is None else scope.runs.get(ended.run_id)
         parent, links = _place(scope, trace, caller)
         if parent is None and not links:

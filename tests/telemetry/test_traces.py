@@ -348,6 +348,7 @@ async def test_a_repeated_start_under_one_key_does_not_invent_a_run(memory: Shar
 
     assert again.id == first.id
     assert {(span.attributes or {}).get("leasehold.run.id") for span in sent.spans} <= {first.id, None}
+    assert not any(span.links for span in sent.named("run.create"))
     for one in {span.context.trace_id for span in sent.spans}:
         check_whole([span for span in sent.spans if span.context.trace_id == one])
 
