@@ -208,6 +208,9 @@ def waiting_for(
         return "capacity" if is_short else own
     if own is not None and (given.wake_at is None or given.wake_at > now):
         return own
+    if given.phase == "running" and head.owner is None and given.wake_at is None:
+        # Its jobs move it, and one of them executes; nobody has to claim it meanwhile.
+        return None
     if live_workflows and (head.workflow_id, head.workflow_version) not in live_workflows:
         return "unknown_workflow"
     return "claim"

@@ -127,6 +127,13 @@ def test_a_run_that_nobody_could_know_because_nobody_lives_waits_to_be_claimed()
     assert why(run(), known=[]) == "claim"
 
 
+def test_a_run_that_only_its_job_moves_waits_for_nothing_while_it_executes() -> None:
+    executing = replace(head_of(RUNNING), wake_at=None)
+
+    assert why(RUNNING, head=executing) is None
+    assert why(RUNNING, head=replace(executing, phase="queued")) == "queue"
+
+
 def test_a_delayed_run_waits_for_its_time() -> None:
     later = fold(RUN, [(1, AGO, (replace(CREATED, run_at=NOW + timedelta(hours=1)),))])
 
