@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 from anyio import from_thread, to_thread
 
-from kernel.errors import InvalidCommand, NoDatabase
+from kernel.errors import InvalidCommand, NoDatabase, Unavailable
 from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
+from kernel.ports.diagnosis import Check, Inspection
 from kernel.ports.ids import Ids
 from kernel.ports.jobs import JobTransport
 from kernel.ports.persistence import Persistence
@@ -40,12 +41,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BenchDatabase",
+    "DiagnosedDatabase",
     "Migrated",
     "Storage",
     "choose_database",
     "embedded_notice",
     "migrate_database",
     "open_bench_database",
+    "open_blobs",
+    "open_diagnosis",
     "open_statement_costs",
     "open_storage",
     "schema_sql",
@@ -68,7 +72,8 @@ class Storage:
     `Unavailable` that says so when its directory is gone, and with it everything that was stored. `unanswered` counts
     the appends of this process that are queued or on their way, where there is such a queue; `observe_batches` adds
     somebody who is told of every batch of them. `listening` tells for how many seconds the connection that hears hints
-    has not proved to be alive (None: there is none), and how often it broke; any thread may ask.
+    has not proved to be alive (None: there is none), and how often it broke; any thread may ask. `inspection` tells
+    what explains a run beside its history, where several processes may share the store.
     """
 
     persistence: Persistence
@@ -85,6 +90,7 @@ class Storage:
     unanswered: Callable[[], int] | None = None
     observe_batches: Callable[[BatchObserver], None] | None = None
     listening: Callable[[], tuple[float | None, int]] | None = None
+    inspection: Inspection | None = None
 
 
 def choose_database(settings: Settings) -> str:
@@ -186,6 +192,7 @@ async def _postgres(
             unanswered=lambda: persistence.unanswered,
             observe_batches=persistence.observe_batches,
             listening=lambda: persistence.listening,
+            inspection=persistence.inspection,
         )
 
 
@@ -250,6 +257,63 @@ def schema_sql() -> str:
     from adapters.postgres import schema_sql
 
     return schema_sql()
+
+
+# -- the diagnosis ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnosedDatabase:
+    """A database as it is found, whatever state it is in: its name for people, without password, and its checks."""
+
+    database: str
+    checks: Sequence[Check]
+
+
+@asynccontextmanager
+async def open_diagnosis(
+    settings: Settings, *, tell: Callable[[str], None] | None = None
+) -> AsyncGenerator[DiagnosedDatabase]:
+    """The checks of the configured database, which is neither migrated nor made; an embedded one is started meanwhile.
+
+    Whether it can be reached is for the first of the checks to say.
+    Raises: NoDatabase; Unavailable, when an embedded one does not exist or start; InvalidCommand for one in memory.
+    """
+    from adapters.postgres.diagnosis import open_diagnosis
+
+    url = choose_database(settings)
+    match database_kind(url):
+        case "memory":
+            raise InvalidCommand(
+                "A database in memory has nothing to be examined.", field="database_url", hint="Name another one."
+            )
+        case "postgres":
+            async with open_diagnosis(url, direct_url=settings.direct_url) as checks:
+                yield DiagnosedDatabase(database=masked_url(url), checks=checks)
+        case "embedded":
+            from adapters.embedded_postgres import holds_data
+
+            if not holds_data(settings.data_dir):
+                raise Unavailable(
+                    f"There is no embedded database in {_near(settings.data_dir.absolute())} yet.",
+                    field="database",
+                    hint="leasehold up, or any other command that needs it, makes it.",
+                )
+            async with _embedded(settings) as server:
+                notice = _notice(settings, server.data_dir, server.notice)
+                if notice is not None:
+                    _tell(notice, server, tell)
+                async with open_diagnosis(server.url, embedded=True) as checks:
+                    name = f"embedded Postgres in {_near(server.data_dir)}"
+                    yield DiagnosedDatabase(database=name, checks=checks)
+
+
+def open_blobs(settings: Settings) -> BlobStore | None:
+    """The store of large payloads that the settings name; None: they are kept in the database.
+
+    Raises: InvalidCommand, when its library is not installed.
+    """
+    return _blobs(settings)
 
 
 # -- the benchmark ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ data lives), `locks` (who is here), `installation` (the binaries), `cluster` (wh
 process that holds the server).
 """
 
-from adapters.embedded_postgres.directory import choose_home
+from adapters.embedded_postgres.directory import choose_home, holds_data
 from adapters.embedded_postgres.errors import (
     DataDirectoryForeign,
     DataDirectoryGone,
@@ -46,6 +46,7 @@ __all__ = [
     "WrongServerVersion",
     "choose_home",
     "embedded_postgres",
+    "holds_data",
     "is_installed",
     "os_errors_named",
 ]

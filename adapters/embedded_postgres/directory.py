@@ -120,8 +120,23 @@ def choose_home(requested: Path) -> Home:
     return Home(path=path, account=own_account())
 
 
+def holds_data(requested: Path) -> bool:
+    """Whether there is a database for this directory already; nothing is made or changed."""
+    path = requested.absolute().resolve()
+    homes = (path, _substitute(path)) if os.geteuid() == 0 else (path,)
+    try:
+        return any(_data_directory(home) is not None for home in homes)
+    except PermissionError:
+        # Somebody's it is. Who opens it is told whose.
+        return True
+
+
+def _substitute(path: Path) -> Path:
+    return STATE_DIR / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+
+
 def _home_for_root(path: Path) -> Home:
-    substitute = STATE_DIR / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    substitute = _substitute(path)
     for home in (path, substitute):
         # Data that exists decides: moving on to an empty home because permissions have changed would look like a loss.
         if (found := _data_directory(home)) is not None:

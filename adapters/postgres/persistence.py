@@ -21,6 +21,7 @@ from adapters.postgres.committer import Committer
 from adapters.postgres.connections import Deadlines, Line, Target
 from adapters.postgres.heartbeat import PostgresHeartbeat
 from adapters.postgres.hints import Hints
+from adapters.postgres.inspection import Inspections
 from adapters.postgres.jobs import Jobs, PostgresJobTransport
 from adapters.postgres.joining import Joining
 from adapters.postgres.listings import Listings
@@ -38,6 +39,7 @@ from adapters.postgres.statements import DEFAULT_SCHEMA, Schema, checked_schema
 from adapters.postgres.workflows import WorkflowKeys, Workflows
 from kernel.errors import InvalidCommand
 from kernel.model.head import Head
+from kernel.ports.diagnosis import SessionSeen, SinkDebt
 from kernel.ports.outbox import DeadLetterPage, Delivery, Settlement, SinkRecord
 from kernel.ports.persistence import (
     Append,
@@ -142,6 +144,7 @@ class _Store:
         self.notes: Notes = Notes(self.line, schema)
         self.commands: ScheduledCommands = ScheduledCommands(self.line, schema)
         self.outbox: Outbox = Outbox(self.line, schema)
+        self.inspections: Inspections = Inspections(self.line, schema)
         self.blob_line: Line = blob_line(target)
         self.blobs: Blobs = Blobs(self.blob_line, schema)
         self.joining: Joining = Joining(self.line, schema, self.keys, self.hints.tell)
@@ -183,6 +186,7 @@ class PostgresPersistence:
         self.blobs: PostgresBlobStore = PostgresBlobStore(store.blobs, runner)
         self.scheduler: PostgresScheduler = PostgresScheduler(store.commands, runner)
         self.jobs: PostgresJobTransport = PostgresJobTransport(store.jobs, runner)
+        self.inspection: PostgresInspection = PostgresInspection(store.inspections, runner)
         self.clock: DatabaseClock = store.clock
 
     @property
@@ -343,6 +347,20 @@ class PostgresPersistence:
 
     async def next_hint(self) -> bool:
         return await self._call(self._store.hints.next_hint)
+
+
+class PostgresInspection:
+    """`kernel.ports.diagnosis.Inspection` on PostgreSQL; `PostgresPersistence.inspection`."""
+
+    def __init__(self, inspections: Inspections, runner: Runner) -> None:
+        self._inspections = inspections
+        self._call = runner.call
+
+    async def sessions(self) -> Sequence[SessionSeen]:
+        return await self._call(self._inspections.sessions)
+
+    async def debts(self, run_id: str, /) -> Sequence[SinkDebt]:
+        return await self._call(lambda: self._inspections.debts(run_id))
 
 
 class PostgresBlobStore:

@@ -1,15 +1,17 @@
 """From words to an exit code: parse, carry out, and turn whatever happens into an answer.
 
-START HERE for the command line: `_carry_out` has one line per command. Modules of a command are imported when it is
-asked for, because `leasehold runs` should not wait for what only `up` needs.
+START HERE for the command line: `_CARRIED_OUT_BY` has one line per command. Modules of a command are imported when it
+is asked for, because `leasehold runs` should not wait for what only `up` needs.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import import_module
+from inspect import iscoroutinefunction
+from typing import cast
 
 from kernel.errors import EngineError, RunCancelled, RunFailed
 from runtime.commandline.exporting import exporting
@@ -20,9 +22,12 @@ from runtime.commandline.invocation import (
     Artifacts,
     Bench,
     Cancel,
+    Command,
     Config,
     Demo,
     Dlq,
+    Doctor,
+    Explain,
     History,
     Init,
     Invocation,
@@ -94,88 +99,45 @@ def _carry_out(invocation: Invocation, screen: Screen) -> int:
     from runtime.commandline.opening import Context, run_async, settings_of
 
     command = invocation.command
+    carry_out = _work_of(type(command))
     if isinstance(command, Init):
-        from runtime.commandline.project import write_project
-
-        return write_project(command, screen)
+        # It comes before there are settings to be read.
+        return carry_out(command, screen)
     context = Context(settings=settings_of(invocation.options, screen), screen=screen)
-    settings = context.settings
-    match command:
-        case Up():
-            from runtime.commandline.serving import serve
+    if iscoroutinefunction(carry_out):
+        work = cast("Callable[..., Awaitable[int]]", carry_out)  # which of the two it is, the line above has asked
+        return run_async(lambda: work(command, context), context.settings)
+    return carry_out(command, context)
 
-            return serve(command, context)
-        case Demo():
-            from runtime.demo.command import run_demo
 
-            return run_demo(command, context)
-        case Start():
-            from runtime.commandline.starting import start_run
+def _work_of(command: type[Command]) -> Callable[..., int]:
+    module, _, function = _CARRIED_OUT_BY[command].partition(":")
+    work: Callable[..., int] = getattr(import_module(module), function)
+    return work
 
-            return start_run(command, context)
-        case Runs():
-            from runtime.commandline.looking import list_runs
 
-            return run_async(lambda: list_runs(command, context), settings)
-        case Show():
-            from runtime.commandline.looking import show_run
-
-            return run_async(lambda: show_run(command, context), settings)
-        case History():
-            from runtime.commandline.looking import show_history
-
-            return run_async(lambda: show_history(command, context), settings)
-        case Logs():
-            from runtime.commandline.looking import show_logs
-
-            return run_async(lambda: show_logs(command, context), settings)
-        case Artifacts():
-            from runtime.commandline.artifacts import show_artifacts
-
-            return run_async(lambda: show_artifacts(command, context), settings)
-        case Annotations():
-            from runtime.commandline.annotating import show_annotations
-
-            return run_async(lambda: show_annotations(command, context), settings)
-        case Annotate():
-            from runtime.commandline.annotating import annotate_run
-
-            return run_async(lambda: annotate_run(command, context), settings)
-        case Cancel():
-            from runtime.commandline.acting import cancel_run
-
-            return run_async(lambda: cancel_run(command, context), settings)
-        case Rerun():
-            from runtime.commandline.acting import rerun_run
-
-            return run_async(lambda: rerun_run(command, context), settings)
-        case Poll():
-            from runtime.commandline.acting import poll_run
-
-            return run_async(lambda: poll_run(command, context), settings)
-        case Unpark():
-            from runtime.commandline.acting import unpark_run
-
-            return run_async(lambda: unpark_run(command, context), settings)
-        case Dlq():
-            from runtime.commandline.publishing import dead_letters
-
-            return run_async(lambda: dead_letters(command, context), settings)
-        case Sinks():
-            from runtime.commandline.publishing import known_sinks
-
-            return run_async(lambda: known_sinks(command, context), settings)
-        case Migrate():
-            from runtime.commandline.maintaining import migrate
-
-            return run_async(lambda: migrate(command, context), settings)
-        case Bench():
-            from runtime.bench.command import run_bench
-
-            return run_bench(command, context)
-        case Config():
-            from runtime.commandline.maintaining import show_config
-
-            return show_config(context)
-        case _:
-            assert_never(command)
+_CARRIED_OUT_BY: Mapping[type[Command], str] = {
+    Up: "runtime.commandline.serving:serve",
+    Demo: "runtime.demo.command:run_demo",
+    Init: "runtime.commandline.project:write_project",
+    Start: "runtime.commandline.starting:start_run",
+    Runs: "runtime.commandline.looking:list_runs",
+    Show: "runtime.commandline.looking:show_run",
+    Explain: "runtime.commandline.diagnosing:explain_run",
+    History: "runtime.commandline.looking:show_history",
+    Logs: "runtime.commandline.looking:show_logs",
+    Artifacts: "runtime.commandline.artifacts:show_artifacts",
+    Annotations: "runtime.commandline.annotating:show_annotations",
+    Annotate: "runtime.commandline.annotating:annotate_run",
+    Cancel: "runtime.commandline.acting:cancel_run",
+    Rerun: "runtime.commandline.acting:rerun_run",
+    Poll: "runtime.commandline.acting:poll_run",
+    Unpark: "runtime.commandline.acting:unpark_run",
+    Dlq: "runtime.commandline.publishing:dead_letters",
+    Sinks: "runtime.commandline.publishing:known_sinks",
+    Migrate: "runtime.commandline.maintaining:migrate",
+    Bench: "runtime.bench.command:run_bench",
+    Config: "runtime.commandline.maintaining:show_config",
+    Doctor: "runtime.commandline.diagnosing:report_health",
+}
+"""What carries out each command: a function of the command and its context, in an event loop if it is asynchronous."""

@@ -18,6 +18,8 @@ __all__ = [
     "Config",
     "Demo",
     "Dlq",
+    "Doctor",
+    "Explain",
     "History",
     "Init",
     "Invocation",
@@ -228,6 +230,19 @@ class Config:
     """Show the effective settings."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """Examine the database and what lies around it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explain:
+    """Why one run does not progress; named as for `Show`."""
+
+    run: str | None = None
+    key: tuple[str, str] | None = None
+
+
 Command: TypeAlias = (
     Up
     | Demo
@@ -249,6 +264,8 @@ Command: TypeAlias = (
     | Migrate
     | Bench
     | Config
+    | Doctor
+    | Explain
 )
 
 

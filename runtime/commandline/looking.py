@@ -20,7 +20,7 @@ from runtime.commandline.events_view import event_detail, event_name, event_stag
 from runtime.commandline.failures import DONE
 from runtime.commandline.invocation import History, Logs, Runs, Show
 from runtime.commandline.layout import Column, Span
-from runtime.commandline.opening import Context, find_run, open_client
+from runtime.commandline.opening import Context, find_chosen_run, find_run, open_client
 from runtime.commandline.runs_view import RUN_COLUMNS, run_lines, run_row
 from runtime.commandline.screen import Screen
 from runtime.commandline.times import clock, duration
@@ -33,18 +33,6 @@ FOLLOW_S = 0.25
 """How often a followed log is read."""
 LAST_LINES_S = 1.5
 """A process writes the last lines of a run's log shortly after the run's end."""
-
-
-class KeyNotFound(RunNotFound):
-    """No run of this workflow was created with this idempotency key."""
-
-    def __init__(self, workflow_id: str, key: str) -> None:
-        super().__init__(key)
-        self.message: str = f'No run of workflow "{workflow_id}" has the idempotency key "{key}".'
-        self.field: str | None = "key"
-        self.hint: str | None = (
-            f"Keys are forgotten after a while. Look for the run: leasehold runs --workflow {workflow_id}"
-        )
 
 
 async def list_runs(command: Runs, context: Context) -> int:
@@ -94,21 +82,10 @@ def _none_found(command: Runs) -> str:
 async def show_run(command: Show, context: Context) -> int:
     """Everything about one run."""
     async with open_client(context, blobs=True) as client:
-        info = await describe(client, await _meant(command, client))
+        info = await describe(client, await find_chosen_run(client, command.run, command.key))
         now = client.storage.clock.now()
     print_run(context.screen, info, now=now, full=command.full)
     return DONE
-
-
-async def _meant(command: Show, client: Client) -> RunHandle[object]:
-    if command.key is None:
-        assert command.run is not None
-        return await find_run(client, command.run)
-    workflow, key = command.key
-    handle = await client.find(workflow, key)
-    if handle is None:
-        raise KeyNotFound(workflow, key)
-    return handle
 
 
 def print_run(screen: Screen, info: RunInfo, *, now: datetime, full: bool = False) -> None:

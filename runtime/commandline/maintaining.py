@@ -7,7 +7,7 @@ from dataclasses import replace
 from kernel.errors import EngineError
 from runtime.bootstrap import choose_database, migrate_database, schema_sql
 from runtime.commandline.failures import DONE
-from runtime.commandline.invocation import Migrate
+from runtime.commandline.invocation import Config, Migrate
 from runtime.commandline.layout import Column, Span
 from runtime.commandline.opening import Context
 from runtime.config import SETTINGS, Setting, Settings, setting_json, shown
@@ -31,7 +31,7 @@ async def migrate(command: Migrate, context: Context) -> int:
     return DONE
 
 
-def show_config(context: Context) -> int:
+def show_config(_command: Config, context: Context) -> int:
     """Every setting with its value and where that comes from; passwords are hidden."""
     settings, screen = context.settings, context.screen
     if screen.as_json:

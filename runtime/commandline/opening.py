@@ -26,7 +26,17 @@ from runtime.commandline.signals import StopRequest, stop_request
 from runtime.config import Settings, load_settings
 from runtime.run_handle import RunHandle
 
-__all__ = ["AmbiguousRun", "Context", "find_run", "note_notice", "open_client", "run_async", "settings_of"]
+__all__ = [
+    "AmbiguousRun",
+    "Context",
+    "KeyNotFound",
+    "find_chosen_run",
+    "find_run",
+    "note_notice",
+    "open_client",
+    "run_async",
+    "settings_of",
+]
 
 T = TypeVar("T")
 
@@ -53,6 +63,18 @@ class AmbiguousRun(InvalidCommand):
             f'"{short}" is the end of more than one run id.',
             field="run",
             hint="\n".join(["Name one of these in full, or more of its end:", *(f"  {match}" for match in matches)]),
+        )
+
+
+class KeyNotFound(RunNotFound):
+    """No run of this workflow was created with this idempotency key."""
+
+    def __init__(self, workflow_id: str, key: str) -> None:
+        super().__init__(key)
+        self.message: str = f'No run of workflow "{workflow_id}" has the idempotency key "{key}".'
+        self.field: str | None = "key"
+        self.hint: str | None = (
+            f"Keys are forgotten after a while. Look for the run: leasehold runs --workflow {workflow_id}"
         )
 
 
@@ -100,6 +122,20 @@ async def find_run(client: Client, text: str) -> RunHandle[object]:
     if len(matches) > 1:
         raise AmbiguousRun(text, list(matches))
     return client.run(matches[0])
+
+
+async def find_chosen_run(client: Client, run: str | None, key: tuple[str, str] | None) -> RunHandle[object]:
+    """The run that is named by its id (or the end of it), or by workflow and key.
+
+    Raises: as `find_run`; KeyNotFound.
+    """
+    if key is None:
+        assert run is not None, "the parser wants one of the two"
+        return await find_run(client, run)
+    handle = await client.find(*key)
+    if handle is None:
+        raise KeyNotFound(*key)
+    return handle
 
 
 def run_async(work: Callable[[], Awaitable[int]], settings: Settings, *, long_lived: bool = False) -> int:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from kernel.errors import InvalidCommand
 from kernel.model.machine import Status
+from runtime.commandline import diagnosis_words
 from runtime.commandline.invocation import (
     Annotate,
     Annotations,
@@ -62,6 +63,7 @@ work
 look
   runs         list runs
   show         everything about one run
+  explain      why it does not progress, and what to do about it
   history      its events
   logs         what its stages logged
   artifacts    what its stages kept beside their results
@@ -82,6 +84,7 @@ maintain
   migrate      bring the database's schema up to date
   bench        measure the engine on this machine and database
   config       the effective settings, and where each comes from
+  doctor       what is wrong with the database and around it, and what to do about it
 
 options of every command
   --app MODULE:ATTRIBUTE   the App (else LEASEHOLD_APP, else [tool.leasehold] app in pyproject.toml)
@@ -362,18 +365,14 @@ def _runs(parser: argparse.ArgumentParser) -> _Make:
 
 def _show(parser: argparse.ArgumentParser) -> _Make:
     """Everything about one run."""
-    parser.add_argument("run", metavar="RUN", nargs="?", help="its id, or the last 8 characters of it")
-    parser.add_argument("--key", nargs=2, metavar=("WORKFLOW", "KEY"), help="by its idempotency key instead")
+    diagnosis_words.add_chosen_run(parser)
     parser.add_argument("--full", action="store_true", help="payloads uncut, errors with traceback")
     return _made_show
 
 
 def _made_show(known: argparse.Namespace) -> Show:
-    if (known.run is None) == (known.key is None):
-        raise InvalidCommand(
-            "leasehold show needs one run.", field="run", hint="Name it by id, or by --key WORKFLOW KEY."
-        )
-    return Show(run=known.run, key=None if known.key is None else (known.key[0], known.key[1]), full=known.full)
+    run, key = diagnosis_words.chosen_run("show", known)
+    return Show(run=run, key=key, full=known.full)
 
 
 def _history(parser: argparse.ArgumentParser) -> _Make:
@@ -541,6 +540,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "start": _start,
     "runs": _runs,
     "show": _show,
+    "explain": diagnosis_words.explain,
     "history": _history,
     "logs": _logs,
     "artifacts": _artifacts,
@@ -555,5 +555,6 @@ _COMMANDS: Mapping[str, Callable[[argparse.ArgumentParser], _Make]] = {
     "migrate": _migrate,
     "bench": _bench,
     "config": _config,
+    "doctor": diagnosis_words.doctor,
 }
 _ALIASES: Mapping[str, str] = {"run": "start"}

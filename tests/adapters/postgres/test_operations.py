@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from adapters.embedded_postgres.installation import find_installation
 from adapters.postgres import migrate
+from adapters.postgres.diagnosis import open_diagnosis
 from kernel import CancelRun, NonRetryable, RunFailed, RunNotFound, StageContext, Unavailable, WorkflowBuilder, stage
 from runtime import App, Client, RunHandle, Settings, Supervisor
 from tests.architecture.operations import ALERTS, SQL
@@ -173,6 +174,14 @@ async def test_a_schema_that_was_there_before_its_roles_is_granted(ruled: str, e
     await do_everything(engine)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await query(engine, "UPDATE leasehold.migrations SET version = 9")
+
+
+async def test_the_doctor_finds_nothing_wrong_with_the_engine_s_role(engine: str) -> None:
+    async with open_diagnosis(engine) as checks:
+        found = {check.name: await check.look() for check in checks}
+
+    assert [name for name, finding in found.items() if finding.status == "problem"] == []
+    assert (found["role"].status, found["role"].figures["may_migrate"]) == ("ok", False)
 
 
 async def test_others_see_nothing(ruled: str, postgres_url: str) -> None:

@@ -72,6 +72,11 @@ REACHED_BY: dict[str, set[str]] = {
     "list_dead_letters": {"dead_letters_pkey"},
     "list_sinks": {"deliveries_due"},
     "forget_sink": {"deliveries_due", "dead_letters_sink_run_id_seq_key"},
+    "diagnose_backlog": {"runs_claim"},
+    "diagnose_outbox": {"runs_publish", "deliveries_due", "dead_letters_sink_run_id_seq_key"},
+    "diagnose_parked": {"runs_parked"},
+    "list_sessions": {"runs_owner"},
+    "sink_debts": {"deliveries_pkey", "dead_letters_sink_run_id_seq_key"},
 }
 
 # With a null for the run's id no partition would be left to look at.

@@ -663,21 +663,32 @@ HOT: dict[str, Hot] = {
 WITH_JOBS = {f"{name}_jobs": name for name in ("append_create", "append_owned", "append_foreign")}
 
 # Once per process or per day, on tables that stay small; what metrics ask for four times a minute, counting no further
-# than they say; and what the benchmark compares us with.
+# than they say; when somebody asks what is wrong; and what the benchmark compares us with.
 COLD = {
     "backlog",
     "bare_append",
     "bare_create",
     "close_session",
+    "diagnose_backlog",
+    "diagnose_commands",
+    "diagnose_jobs",
+    "diagnose_outbox",
+    "diagnose_parked",
+    "diagnose_privileges",
+    "diagnose_server",
+    "diagnose_tables",
+    "diagnose_transactions",
     "find_workflow",
     "forget_sink",
     "history_partitions",
+    "list_sessions",
     "list_sinks",
     "lock_session",
     "open_session",
     "register_sinks",
     "register_workflows",
     "same_database",
+    "sink_debts",
     "workflow_keys",
 }
 

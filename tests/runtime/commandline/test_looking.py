@@ -228,6 +228,19 @@ def test_a_waiting_run_shows_what_it_waits_for(world: World, command: Command) -
     assert "leasehold up" in for_people
 
 
+def test_a_run_is_explained_by_the_end_of_its_id_and_by_its_key(world: World, command: Command) -> None:
+    code, out, err = command("explain", world.suspended[-8:])
+    _, machine, _ = command("explain", "--json", "--key", "hello", "ada")
+
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "waiting version 1  SUSPENDED  poll"
+    assert f"→ To have it looked at now: leasehold poll {world.suspended[-8:]}" in out
+    explained = json.loads(machine)
+    assert (explained["id"], explained["status"], explained["reason"]) == (world.completed, "COMPLETED", "finished")
+    assert explained["because"][0].startswith("It completed at ")
+    assert command("explain", "00000000")[0] == 2
+
+
 def test_artifacts_are_listed_with_their_sizes(world: World, command: Command) -> None:
     _, out, _ = command("artifacts", world.completed)
     _, machine, _ = command("artifacts", world.completed, "greet", "--json")

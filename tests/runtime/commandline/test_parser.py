@@ -16,6 +16,8 @@ from runtime.commandline.invocation import (
     Config,
     Demo,
     Dlq,
+    Doctor,
+    Explain,
     History,
     Init,
     Logs,
@@ -56,6 +58,8 @@ from runtime.commandline.parser import HelpWanted, parse
         ("runs --after abc", Runs(after="abc")),
         ("show 12345678", Show(run="12345678")),
         ("show --key hello k --full", Show(key=("hello", "k"), full=True)),
+        ("explain 12345678", Explain(run="12345678")),
+        ("explain --key hello k", Explain(key=("hello", "k"))),
         ("history 12345678", History(run="12345678")),
         ("logs 12345678 -f", Logs(run="12345678", follow=True)),
         ("artifacts 12345678", Artifacts(run="12345678")),
@@ -87,6 +91,7 @@ from runtime.commandline.parser import HelpWanted, parse
         ("sinks forget audit", Sinks(action="forget", name="audit")),
         ("migrate --sql", Migrate(sql=True)),
         ("config", Config()),
+        ("doctor", Doctor()),
     ],
 )
 def test_words_become_a_command(words: str, command: object) -> None:
@@ -142,6 +147,7 @@ def test_a_time_without_a_zone_is_the_wall_clock_of_whoever_types_it() -> None:
         ("start w --input - --config -", ["standard input", "@FILE"]),
         ("show", ["needs one run", "--key WORKFLOW KEY"]),
         ("show 12345678 --key w k", ["needs one run"]),
+        ("explain", ["leasehold explain needs one run", "--key WORKFLOW KEY"]),
         ("artifacts 12345678 draw -o x", ["--output", "RUN STAGE NAME"]),
         ("artifacts 12345678 draw a.png --json", ["not as JSON", "--output FILE"]),
         ("dlq", ["list|replay"]),
@@ -165,6 +171,7 @@ COMMANDS = [
     "start",
     "runs",
     "show",
+    "explain",
     "history",
     "logs",
     "cancel",
@@ -175,6 +182,7 @@ COMMANDS = [
     "sinks",
     "migrate",
     "config",
+    "doctor",
 ]
 
 
