@@ -63,6 +63,6 @@ def _is_idle(run: Run) -> bool:
 
 
 def _is_stuck(tables: Tables, run: Run) -> bool:
-    if not _is_idle(run) or run.head.phase == "queued":
+    if not _is_idle(run):
         return False
     return all(run_id != run.run_id for run_id, _ in tables.jobs)

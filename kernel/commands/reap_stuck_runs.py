@@ -4,6 +4,9 @@ A run moves because its head says when it is due, whose it is, or which job it w
 this is stuck, however healthy its history: a row that was changed by hand, restored badly, or left behind by a mistake
 of ours. What the head should say is computed from the history, as always, and written back; then it is an ordinary run
 again, and whoever claims it does what is due. Time plays no part: a run that waits is no suspect, however long it does.
+
+A run that waits for a job which is not there is stuck as well. Jobs are made by appends, so one is made of facts that
+say again what is queued; what ran as such a job is lost.
 """
 
 from __future__ import annotations
@@ -13,25 +16,33 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from kernel.command import Command
+from kernel.commands.execute_job import definition_of
 from kernel.commands.transition_run import decide_transition
 from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
 from kernel.journal import fold_stored
+from kernel.model.attempts import lose_attempt
 from kernel.model.consequences import fail_run
 from kernel.model.draft import Decision, Draft, Moment
+from kernel.model.facts import StageScheduled
 from kernel.model.head import head_of
+from kernel.model.jobs import jobs_of
 from kernel.model.machine import Status
 from kernel.model.plan import Transition, plan
+from kernel.model.polls import ask_to_look
 from kernel.model.run import RunState
+from kernel.model.stage import next_attempt
 from kernel.payloads import Limits
 from kernel.ports.clock import Clock
 from kernel.ports.journals import Journals
 from kernel.ports.persistence import Histories, Repairs, StoredHistory
+from kernel.ports.registry import WorkflowRegistry
 
 __all__ = [
     "ReapStuckRuns",
     "ReapStuckRunsPorts",
     "ReapStuckRunsResult",
     "decide_end_of_overlong",
+    "decide_queue_again",
     "history_too_long",
     "reap_stuck_runs",
 ]
@@ -88,6 +99,11 @@ class ReapStuckRunsPorts(Protocol):
         ...
 
     @property
+    def registry(self) -> WorkflowRegistry:
+        """Where the policies of lost attempts are."""
+        ...
+
+    @property
     def limits(self) -> Limits:
         """How long a history may be."""
         ...
@@ -106,6 +122,37 @@ def decide_end_of_overlong(state: RunState, moment: Moment, *, events_max: int) 
         return draft.decided(False)
     fail_run(draft, history_too_long(state.seq, events_max=events_max))
     return draft.decided(True)
+
+
+def decide_queue_again(state: RunState, moment: Moment, *, seen: int, registry: WorkflowRegistry) -> Decision[bool]:
+    """Queue what a run that has no jobs waits for; nothing, when it is not as it was seen at that sequence number.
+
+    What is to wait longer is left until then. Raises: WorkflowNotFound, when an attempt was lost and its policy is
+    not known here.
+    """
+    draft = Draft(state, moment)
+    if state.seq != seen:
+        return draft.decided(False)
+    for stage_id, job in jobs_of(state).items():
+        stage = draft.state.stages[stage_id]
+        if not stage.active:
+            continue  # what was lost before it has ended the run
+        if isinstance(job, str):
+            policy = definition_of(state, registry).get_stage(stage_id).retry
+            lose_attempt(draft, stage_id, policy, owner=None)
+        elif job.polls:
+            ask_to_look(draft, stage_id)
+        elif job.due_at is None or job.due_at < moment.now:
+            draft.add(
+                StageScheduled(
+                    stage_id=stage_id,
+                    execution=stage.execution,
+                    attempt=next_attempt(stage),
+                    queue=stage.plan.queue,
+                    due_at=moment.now,
+                )
+            )
+    return draft.decided(draft.state.seq != seen)
 
 
 async def reap_stuck_runs(command: ReapStuckRuns, ports: ReapStuckRunsPorts) -> ReapStuckRunsResult:
@@ -198,7 +245,11 @@ async def _heal(stored: StoredHistory, state: RunState | None, ports: ReapStuckR
     seq = stored.head.seq if state is None else state.seq
     head = replace(stored.head.head, wake_at=ports.clock.now()) if state is None else head_of(state)
     if state is not None and not state.ended and head.wake_at is None and stored.head.owner is None:
-        # It waits for a queue, which may be long.
-        return None
+        seen, registry = state.seq, ports.registry
+        queued = await ports.journals.record(
+            stored.head.run_id,
+            lambda state, moment: decide_queue_again(state, moment, seen=seen, registry=registry),
+        )
+        return "healed" if queued else None
     mended = await ports.store.heal(stored.head.run_id, head, expected=stored.head.seq, seq=seq)
     return "healed" if mended else None

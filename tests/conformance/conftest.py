@@ -63,6 +63,11 @@ class BehindMemory:
         job = self._store._tables.jobs[run_id, stage_id]
         job.lease_until = self._clock.now() - timedelta(microseconds=1)
 
+    def drop_jobs(self, run_id: str) -> None:
+        jobs = self._store._tables.jobs
+        for key in [key for key in jobs if key[0] == run_id]:
+            del jobs[key]
+
     def age_command(self, key: str, by: timedelta) -> None:
         self._store._tables.scheduled[key].due_at -= by
 
@@ -93,6 +98,9 @@ class BehindPostgres:
 
     def expire_job(self, run_id: str, stage_id: str) -> None:
         self._job(run_id, stage_id, "lease_until = clock_timestamp() - interval '1 microsecond'")
+
+    def drop_jobs(self, run_id: str) -> None:
+        execute(self._url, f"DELETE FROM leasehold.jobs WHERE run_id = '{run_id}'")
 
     def age_command(self, key: str, by: timedelta) -> None:
         earlier = f"due_at = due_at - interval '{by.total_seconds()} seconds'"

@@ -12,6 +12,7 @@ from anyio import create_task_group
 from kernel.model.head import head_of
 from kernel.model.machine import Status
 from tests.conformance.builders import KnownRun, annotating, cancelling, completing, suspending
+from tests.conformance.jobs import a_queued_run
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,15 @@ async def test_runs_that_wait_are_owned_parked_or_ended_are_no_suspects(world: W
 
     healthy = {run.id for run in (due, owned, parked, orphan, sleeping, completed, cancelled)}
     assert healthy & set(found) == set()
+
+
+async def test_a_run_that_waits_for_a_job_is_a_suspect_when_there_is_none(world: World) -> None:
+    healthy, robbed = await a_queued_run(world), await a_queued_run(world)
+    world.backdoor.drop_jobs(robbed.id)
+
+    found = await suspects(world)
+
+    assert [run_id for run_id in found if run_id in {healthy.id, robbed.id}] == [robbed.id]
 
 
 async def test_suspects_are_found_page_by_page(world: World) -> None:

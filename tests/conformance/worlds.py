@@ -51,6 +51,9 @@ class Backdoor(Protocol):
     def expire_job(self, run_id: str, stage_id: str, /) -> None:
         """Let the time of the job's lease be up."""
 
+    def drop_jobs(self, run_id: str, /) -> None:
+        """Let the run's jobs be gone."""
+
     def age_command(self, key: str, by: timedelta, /) -> None:
         """Let the scheduled command have been due for so much longer."""
 

@@ -130,6 +130,7 @@ class HandStore(HandOutbox):
 
     clock: HandClock
     runs: dict[str, HandRun] = field(default_factory=dict[str, HandRun])
+    jobless: set[str] = field(default_factory=set[str])
     keys: dict[tuple[str, str, str], tuple[str, str]] = field(
         default_factory=dict[tuple[str, str, str], tuple[str, str]]
     )
@@ -259,7 +260,9 @@ class HandStore(HandOutbox):
     async def find_stuck(self, *, after: str | None, limit: int, events_max: int) -> Suspects:
         idle = [run_id for run_id, run in sorted(self.runs.items()) if self._is_idle(run) and run_id > (after or "")]
         found = [
-            id_ for id_ in idle[:limit] if self.runs[id_].head.phase != "queued" or self.runs[id_].seq > events_max
+            id_
+            for id_ in idle[:limit]
+            if self.runs[id_].head.phase != "queued" or self.runs[id_].seq > events_max or id_ in self.jobless
         ]
         return Suspects(run_ids=found, next=idle[limit - 1] if len(idle) > limit else None)
 

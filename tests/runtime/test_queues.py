@@ -11,8 +11,10 @@ import pytest
 
 from kernel import RetryPolicy, RunCancelled, RunFailed
 from kernel.commands.reap_stale_leases import ReapStaleLeases
+from kernel.commands.reap_stuck_runs import ReapStuckRuns
 from runtime import App
 from runtime.bootstrap import Storage
+from tests.conftest import execute
 from tests.runtime.queues import Gates, gated, plain, side_by_side
 from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
 
@@ -388,3 +390,31 @@ async def test_a_process_that_knows_no_queue_asks_for_no_job(memory: SharedStore
             await run.result(timeout=20)
 
     assert asked == []
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["waits", "runs"])
+async def test_a_job_that_somebody_has_deleted_is_queued_again(store: SharedStore, *, begun: bool) -> None:
+    gates = Gates()
+    gates.open("render")
+    workflow = gated(gates)
+    async with store.supervisor(workflow, passivate_after=0.0, **QUICK) as owner:
+        run = await owner.start(workflow, 1)
+        await until_waiting(run, "queue")
+        if begun:
+            await begin(owner, await until(partial(take_one, owner.storage, workflow.id, "nobody")))
+        await until(lambda: owner.stats().actors == 0)
+        delete_jobs(store, owner.storage)
+
+        assert (await owner.kernel.dispatch(ReapStuckRuns())).healed == 1
+
+        async with store.supervisor(workflow, **GPU):
+            assert await run.result(timeout=20) == 25
+        assert [event.cause for event in await run.history() if event.type == "stage.retrying"] == ["lost"] * begun
+
+
+def delete_jobs(store: SharedStore, storage: Storage) -> None:
+    if store.url is not None:
+        execute(store.url, "DELETE FROM leasehold.jobs")
+    else:
+        persistence: Any = storage.persistence
+        persistence._tables.jobs.clear()

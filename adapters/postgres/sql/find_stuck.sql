@@ -6,7 +6,7 @@
 -- Owners are found one by one, each by the next entry of the index: there are as many as processes, and each may own
 -- thousands of runs. They are looked at once, with the first page.
 WITH RECURSIVE idle AS MATERIALIZED (
-    SELECT r.id, r.seq, r.phase
+    SELECT r.id, r.seq
     FROM leasehold.runs AS r
     WHERE r.owner IS NULL AND r.wake_at IS NULL AND r.parked_reason IS NULL AND r.completed_at IS NULL
       AND r.id > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')
@@ -36,7 +36,7 @@ WITH RECURSIVE idle AS MATERIALIZED (
     SELECT i.id
     FROM idle AS i
     WHERE i.seq > $3
-       OR (i.phase <> 'queued' AND NOT EXISTS (SELECT FROM leasehold.jobs AS j WHERE j.run_id = i.id))
+       OR NOT EXISTS (SELECT FROM leasehold.jobs AS j WHERE j.run_id = i.id)
     UNION ALL
     SELECT lost.id
     FROM strangers

@@ -6,25 +6,36 @@ from datetime import timedelta
 
 import pytest
 
+from kernel.authoring import StageContext, WorkflowBuilder, stage
 from kernel.commands.cancel_run import CancelRun
 from kernel.commands.create_run import CreateRun
 from kernel.commands.execute_job import ExecuteJob
-from kernel.commands.reap_stuck_runs import LOOKED_AT, ReapStuckRuns, ReapStuckRunsResult
+from kernel.commands.reap_stuck_runs import LOOKED_AT, ReapStuckRuns, ReapStuckRunsResult, decide_queue_again
+from kernel.commands.transition_run import TransitionRun
 from kernel.errors import ErrorInfo, InvalidCommand
 from kernel.journal import append_of
 from kernel.model.attempts import Raised
 from kernel.model.consequences import ensure_started
 from kernel.model.draft import Draft, Moment
 from kernel.model.facts import StageCompleted, StageScheduled, StageStarted
+from kernel.model.jobs import QueuedJob, jobs_of
 from kernel.model.machine import Status
 from kernel.payloads import Limits
 from kernel.ports.executor import BodySuspended
-from tests.kernel.by_hand import Hands, drive
+from tests.kernel.by_hand import HandRegistry, Hands, drive
 from tests.kernel.definitions import Doc, documents, single, waiting
-from tests.kernel.stories import NOW
+from tests.kernel.stories import NOW, Story, a_run, an_error
 
 NOTHING = ReapStuckRunsResult(failed=0, healed=0)
 HEALED = ReapStuckRunsResult(failed=0, healed=1)
+
+
+@stage("render", queue="gpu")
+def render(ctx: StageContext[Doc]) -> Doc:
+    return ctx.input
+
+
+queued = WorkflowBuilder("queued", input=Doc, output=Doc).pipe(render).build()
 
 
 def a_created_run(hands: Hands, workflow_id: str = "documents") -> str:
@@ -199,6 +210,71 @@ def test_suspects_behind_many_that_wait_for_their_queue_are_found() -> None:
 
     assert hands.dispatch(ReapStuckRuns()) == HEALED
     assert hands.store.runs[last].head.wake_at == NOW
+
+
+def queue_again(story: Story, *, seen: int | None = None) -> bool:
+    registry = HandRegistry([documents])
+    registry.accepted.add(story.state.fingerprint)
+    wanted = story.state.seq if seen is None else seen
+    return story.tell(lambda state, moment: decide_queue_again(state, moment, seen=wanted, registry=registry))
+
+
+def a_story_with_a_queue() -> Story:
+    story = a_run("extract", queues={"extract": "gpu"})
+    story.transition()
+    return story
+
+
+def test_a_stage_whose_job_is_gone_is_queued_again_and_due() -> None:
+    story = a_story_with_a_queue()
+    story.wait(60)
+
+    assert queue_again(story)
+
+    assert story.last == ["stage.scheduled"]
+    assert jobs_of(story.state) == {"extract": QueuedJob(stage_id="extract", queue="gpu", due_at=story.now)}
+
+
+def test_an_attempt_whose_job_is_gone_is_lost_and_queued_again() -> None:
+    story = a_story_with_a_queue()
+    story.start("extract", token="job-1")
+
+    assert queue_again(story)
+
+    assert (story.last, story.stage("extract").lost) == (["stage.retrying"], 1)
+    assert isinstance(jobs_of(story.state)["extract"], QueuedJob)
+
+
+def test_a_retry_whose_job_is_gone_is_not_queued_before_its_time() -> None:
+    story = a_story_with_a_queue()
+    story.start("extract", token="job-1")
+    story.end("extract", Raised(error=an_error()))
+
+    assert not queue_again(story)
+    story.wait(1.5)
+    assert queue_again(story)
+
+
+def test_what_has_changed_since_it_was_seen_is_not_queued_again() -> None:
+    story = a_story_with_a_queue()
+
+    assert not queue_again(story, seen=story.state.seq - 1)
+
+
+def test_a_run_without_its_job_is_found_and_queued_again() -> None:
+    hands = Hands(queued)
+    run_id = a_created_run(hands, "queued")
+    hands.dispatch(TransitionRun(run_id=run_id))
+    assert hands.dispatch(ReapStuckRuns()) == NOTHING
+    hands.store.jobless.add(run_id)
+    hands.clock.time += timedelta(seconds=1)
+
+    assert hands.dispatch(ReapStuckRuns()) == HEALED
+
+    assert hands.kinds(run_id)[-1] == ["stage.scheduled"]
+    jobs = hands.store.sent[-1].jobs
+    assert jobs is not None
+    assert [job.stage_id for job in jobs.put] == ["render"]
 
 
 # -- ended -------------------------------------------------------------------------------------------------------------
