@@ -217,18 +217,18 @@ async def test_what_has_failed_is_never_due_again_and_its_key_can_be_used_again(
 
 
 async def test_what_failed_long_ago_is_forgotten_when_another_command_fails(world: World) -> None:
-    old, young, waiting = [await scheduled(world) for _ in range(3)]
-    for taken in await take(world, limit=2):
+    old, young = [await scheduled(world) for _ in range(2)]
+    for taken in await take(world):
         await of(world.other).settle(taken, error="InvalidCommand: no")
-    for command in (old, waiting):
-        world.backdoor.age_command(command.key, FAILED_KEPT + 2 * LONG)
-    world.backdoor.age_command(young.key, FAILED_KEPT - LONG)
+    next_one, late = [await scheduled(world) for _ in range(2)]
+    for command, age in ((old, 2 * LONG), (young, -LONG), (next_one, 2 * LONG), (late, LONG)):
+        world.backdoor.age_command(command.key, FAILED_KEPT + age)
 
     (taken,) = await take(world, limit=1)
     await of(world.other).settle(taken, error="InvalidCommand: no")
 
-    kept = [world.backdoor.is_kept(command.key) for command in (old, young)]
-    assert (taken.key, kept) == (waiting.key, [False, True])
+    kept = [world.backdoor.is_kept(command.key) for command in (old, young, next_one, late)]
+    assert kept == [False, True, True, True]
 
 
 # -- replacing and cancelling ----------------------------------------------------------------------------------------
