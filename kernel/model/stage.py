@@ -6,11 +6,11 @@ belongs to; the table in `kernel.model.machine` decides whether it is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from kernel.errors import ErrorInfo
 from kernel.model.execution_plan import PlannedStage
@@ -134,73 +134,59 @@ def evolve_stage(stage: StageState, fact: StageFact, *, seq: int, at: datetime, 
     Raises: IllegalTransition, when the stage's status does not admit the fact.
     """
     status = advance(STAGE_TRANSITIONS, stage.status, fact.type, subject=f'Stage "{stage.id}" of run "{run_id}"')
-    match fact:
-        case StageStarted():
-            return replace(
-                stage,
-                status=status,
-                scheduled=True,
-                attempt=fact.attempt,
-                token=fact.token,
-                due_at=None,
-                given_back=False,
-                keys=stage.keys if fact.key is None else (*stage.keys, fact.key),
-                key=fact.key,
-                started_at=stage.started_at or at,
-                attempt_started_at=at,
-            )
-        case StageCompleted():
-            return replace(
-                stage,
-                status=status,
-                token=None,
-                due_at=None,
-                ended_at=at,
-                ended_seq=seq,
-                error=None,
-                suspension=None,
-                output=Body(seq, fact.output_blob),
-                metrics=_added(stage.metrics, fact.metrics),
-                artifacts=fact.artifacts or {},
-            )
-        case StageScheduled():
-            return replace(stage, status=status, scheduled=True, due_at=fact.due_at)
-        case StageRetrying():
-            return _retrying(stage, fact, status)
-        case StageFailed():
-            return replace(
-                stage,
-                status=status,
-                token=None,
-                due_at=None,
-                ended_at=at,
-                ended_seq=seq,
-                error=fact.error,
-                suspension=None,
-            )
-        case StageSuspended():
-            return replace(
-                stage,
-                status=status,
-                token=None,
-                due_at=None,
-                given_back=True,
-                error=None,
-                metrics=_added(stage.metrics, fact.metrics),
-                suspension=Suspension(
-                    seq=seq,
-                    state=Body(fact.state_seq or seq, fact.state_blob),
-                    next_poll_at=fact.next_poll_at,
-                    max_wait_until=fact.max_wait_until,
-                    poll_interval_s=fact.poll_interval_s,
-                    check_failures=fact.check_failures or 0,
-                ),
-            )
-        case StageCancelled() | StageSkipped():
-            return replace(stage, status=status, token=None, due_at=None, ended_at=at, ended_seq=seq, suspension=None)
+    return _EVOLVE[type(fact)](stage, fact, status, seq, at)
 
 
-def _retrying(stage: StageState, fact: StageRetrying, status: Status) -> StageState:
+def _scheduled(stage: StageState, fact: StageScheduled, status: Status, _seq: int, _at: datetime) -> StageState:
+    return replace(stage, status=status, scheduled=True, due_at=fact.due_at)
+
+
+def _started(stage: StageState, fact: StageStarted, status: Status, _seq: int, at: datetime) -> StageState:
+    return replace(
+        stage,
+        status=status,
+        scheduled=True,
+        attempt=fact.attempt,
+        token=fact.token,
+        due_at=None,
+        given_back=False,
+        keys=stage.keys if fact.key is None else (*stage.keys, fact.key),
+        key=fact.key,
+        started_at=stage.started_at or at,
+        attempt_started_at=at,
+    )
+
+
+def _completed(stage: StageState, fact: StageCompleted, status: Status, seq: int, at: datetime) -> StageState:
+    return replace(
+        stage,
+        status=status,
+        token=None,
+        due_at=None,
+        ended_at=at,
+        ended_seq=seq,
+        error=None,
+        suspension=None,
+        output=Body(seq, fact.output_blob),
+        metrics=_added(stage.metrics, fact.metrics),
+        artifacts=fact.artifacts or {},
+    )
+
+
+def _failed(stage: StageState, fact: StageFailed, status: Status, seq: int, at: datetime) -> StageState:
+    return replace(
+        stage,
+        status=status,
+        token=None,
+        due_at=None,
+        ended_at=at,
+        ended_seq=seq,
+        error=fact.error,
+        suspension=None,
+    )
+
+
+def _retrying(stage: StageState, fact: StageRetrying, status: Status, _seq: int, _at: datetime) -> StageState:
     counted = fact.cause in ("raised", "timeout")
     lost = fact.cause == "lost"
     return replace(
@@ -216,6 +202,32 @@ def _retrying(stage: StageState, fact: StageRetrying, status: Status) -> StageSt
     )
 
 
+def _suspended(stage: StageState, fact: StageSuspended, status: Status, seq: int, _at: datetime) -> StageState:
+    return replace(
+        stage,
+        status=status,
+        token=None,
+        due_at=None,
+        given_back=True,
+        error=None,
+        metrics=_added(stage.metrics, fact.metrics),
+        suspension=Suspension(
+            seq=seq,
+            state=Body(fact.state_seq or seq, fact.state_blob),
+            next_poll_at=fact.next_poll_at,
+            max_wait_until=fact.max_wait_until,
+            poll_interval_s=fact.poll_interval_s,
+            check_failures=fact.check_failures or 0,
+        ),
+    )
+
+
+def _given_up(
+    stage: StageState, _fact: StageCancelled | StageSkipped, status: Status, seq: int, at: datetime
+) -> StageState:
+    return replace(stage, status=status, token=None, due_at=None, ended_at=at, ended_seq=seq, suspension=None)
+
+
 def _added(old: Mapping[str, float], new: Mapping[str, float] | None) -> Mapping[str, float]:
     """A suspension and the completion after it both count."""
     if not new or not old:
@@ -228,3 +240,15 @@ def _sum(one: float, other: float) -> float:
     if isinstance(one, int) and isinstance(other, int):
         return one + other
     return float(Decimal(str(one)) + Decimal(str(other)))
+
+
+_EVOLVE: Mapping[type, Callable[[StageState, Any, Status, int, datetime], StageState]] = {
+    StageScheduled: _scheduled,
+    StageStarted: _started,
+    StageCompleted: _completed,
+    StageFailed: _failed,
+    StageRetrying: _retrying,
+    StageSuspended: _suspended,
+    StageCancelled: _given_up,
+    StageSkipped: _given_up,
+}
