@@ -163,11 +163,19 @@ async def _report(due: DueCommands, taken: TakenCommand, error: Exception | None
     if error is not None:
         say = logger.error if delay is None else logger.warning
         retry_s = None if delay is None else delay.total_seconds()
-        say("command.failed", key=taken.key, tries=taken.tries, error=kind, retry_s=retry_s)
+        say("command.failed", **_named(taken), key=taken.key, tries=taken.tries, error=kind, retry_s=retry_s)
     try:
         if delay is None:
             await due.settle(taken, error=reason)
         else:
             await due.postpone(taken, delay, error=reason)
     except Unavailable as unavailable:
-        logger.warning("command.not_settled", key=taken.key, error=str(unavailable))
+        logger.warning("command.not_settled", **_named(taken), key=taken.key, error=str(unavailable))
+
+
+def _named(taken: TakenCommand) -> dict[str, str]:
+    """Which command it is and what it is about, as fields of the log; also of one that only a newer release can read."""
+    given = from_json(taken.command)
+    found = {field: given.get(field) for field in ("type", "run_id", "workflow_id")}
+    named = {field: value for field, value in found.items() if isinstance(value, str)}
+    return {"command" if field == "type" else field: value for field, value in named.items()}

@@ -231,6 +231,7 @@ async def test_a_command_that_is_refused_is_kept_with_its_error_and_holds_up_no_
     assert bench.error(wrong).startswith('RunNotFound: Run "nobody" does not exist')
     (said,) = [entry for entry in log.entries if entry["event"] == "command.failed"]
     assert (said["key"], said["error"], said["log_level"]) == (wrong, "RunNotFound", "error")
+    assert (said["command"], said["run_id"]) == ("run.cancel", "nobody")
     bench.clock.advance(timedelta(days=1))
     assert await dispatch_due(bench.kernel, bench.schedule, limit=10) == 0
 
