@@ -134,8 +134,10 @@ async def open_storage(
                 if notice is not None:
                     _tell(notice, server, tell)
                 name = f"embedded Postgres in {_near(server.data_dir)}"
+                log = _near(server.data_dir / "postgres.log")
+                advice = f"It is started again by itself, within seconds if it crashed. Its log is {log}."
                 async with _postgres(
-                    settings, server.url, migrate=True, database=name, notice=notice, schema=schema
+                    settings, server.url, migrate=True, database=name, notice=notice, schema=schema, advice=advice
                 ) as storage:
                     yield replace(storage, find_server=server.find_process)
 
@@ -168,6 +170,7 @@ async def _postgres(
     database: str,
     notice: str | None = None,
     schema: str | None = None,
+    advice: str | None = None,
 ) -> AsyncGenerator[Storage]:
     from adapters.postgres import DEFAULT_SCHEMA, open_postgres
     from adapters.system import RandomIds
@@ -176,7 +179,7 @@ async def _postgres(
     direct_url = None if migrate else settings.direct_url
     elsewhere = _blobs(settings)
     async with open_postgres(
-        url, lease=settings.lease, schema=schema or DEFAULT_SCHEMA, direct_url=direct_url, migrate=migrate
+        url, lease=settings.lease, schema=schema or DEFAULT_SCHEMA, direct_url=direct_url, migrate=migrate, advice=advice
     ) as persistence:
         yield Storage(
             persistence=persistence,

@@ -52,7 +52,7 @@ class Target:
     """Where to connect and as what.
 
     `pooled`: a transaction pooler stands between, so nothing belongs to a session; `prepared`: statements that were
-    prepared are there the next time all the same.
+    prepared are there the next time all the same. `advice` is for people, when it cannot be reached.
     """
 
     url: str
@@ -61,6 +61,7 @@ class Target:
     prepared: bool = True
     deadlines: Deadlines = field(default_factory=Deadlines)
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    advice: str = "Check that the server is running and that the database URL names it."
 
     def to(self, purpose: str, **settings: str) -> Target:
         """The same place for another purpose, with these settings besides."""
@@ -123,7 +124,7 @@ async def connect(target: Target) -> Connection[Record]:
         raise Unavailable(
             f"The {place_of(target.url)} cannot be reached: {describe(error)}.",
             field="database",
-            hint="Check that the server is running and that the database URL names it.",
+            hint=target.advice,
         ) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 from anyio import CancelScope
@@ -76,16 +77,20 @@ async def open_postgres(
     migrate: bool = False,
     event_loop: EventLoop | None = None,
     deadlines: Deadlines | None = None,
+    advice: str | None = None,
 ) -> AsyncGenerator[PostgresPersistence]:
     """Connect, check the schema, and serve until the block is left.
 
     `lease` is what sessions get that name none. `direct_url` leads to the server itself when `url` leads to a
     transaction pooler. `migrate` brings the schema up to date first. `event_loop` is that of the caller; it is found
-    when it is not named. Leaving the block sends what is queued, for a few seconds at most.
+    when it is not named. `advice` is what to do when the server cannot be reached, for one that nobody has named.
+    Leaving the block sends what is queued, for a few seconds at most.
     Raises: NoDatabase, SchemaOutdated, Unavailable; InvalidCommand for a name that cannot be a schema's.
     """
     name = checked_schema(schema)
     target = Target(url=url, purpose="read", deadlines=deadlines or Deadlines())
+    if advice is not None:
+        target = replace(target, advice=advice)
     direct = None if direct_url is None else Target(url=direct_url, purpose="direct", deadlines=target.deadlines)
     async with runner_for(event_loop or current_event_loop()) as runner:
         store = await runner.call(lambda: _open_store(target, direct, name, migrate=migrate))

@@ -20,7 +20,7 @@ from adapters.blobs import FilesystemBlobStore
 from adapters.blobs.s3 import S3BlobStore
 from kernel import InvalidCommand, NoDatabase, SchemaOutdated, Unavailable
 from runtime.blob_urls import BlobBucket
-from runtime.bootstrap import _in_thread, choose_database, migrate_database, open_storage, schema_sql
+from runtime.bootstrap import Storage, _in_thread, choose_database, migrate_database, open_storage, schema_sql
 from runtime.config import Settings
 from runtime.database_urls import masked_url
 
@@ -177,6 +177,30 @@ async def test_the_embedded_database_migrates_itself_and_says_where_it_is_unless
             assert chosen.database == asked_for.database == f"embedded Postgres in {directory}/state"
 
     assert told == [f"No database is configured, so this uses an embedded Postgres in {directory}/state."]
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_the_hint_of_an_embedded_database_that_is_away_speaks_of_its_log_and_of_no_url() -> None:
+    with tempfile.TemporaryDirectory(prefix="leasehold-") as directory:
+        Path(directory).chmod(0o755)
+        state = Path(directory, "state")
+        async with open_storage(Settings(data_dir=state, database_url="embedded")) as storage:
+            # Its server stops when it notices.
+            state.rename(Path(directory, "elsewhere"))
+            with pytest.raises(Unavailable, match="cannot be reached") as away, anyio.fail_after(30):
+                while True:
+                    await _ask_until_unreachable(storage)
+
+    assert str(state / "postgres.log") in str(away.value.hint)
+    assert "URL" not in str(away.value.hint)
+
+
+async def _ask_until_unreachable(storage: Storage) -> None:
+    try:
+        await storage.persistence.live_workflows()
+    except Unavailable as error:
+        if "cannot be reached" in str(error):
+            raise
 
 
 async def test_a_store_in_memory_has_no_schema_to_migrate() -> None:
