@@ -179,7 +179,12 @@ async def _postgres(
     direct_url = None if migrate else settings.direct_url
     elsewhere = _blobs(settings)
     async with open_postgres(
-        url, lease=settings.lease, schema=schema or DEFAULT_SCHEMA, direct_url=direct_url, migrate=migrate, advice=advice
+        url,
+        lease=settings.lease,
+        schema=schema or DEFAULT_SCHEMA,
+        direct_url=direct_url,
+        migrate=migrate,
+        advice=advice,
     ) as persistence:
         yield Storage(
             persistence=persistence,

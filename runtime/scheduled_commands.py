@@ -174,7 +174,7 @@ async def _report(due: DueCommands, taken: TakenCommand, error: Exception | None
 
 
 def _named(taken: TakenCommand) -> dict[str, str]:
-    """Which command it is and what it is about, as fields of the log; also of one that only a newer release can read."""
+    """Which command it is and what it is about, as fields of the log; also of one of a newer release."""
     given = from_json(taken.command)
     found = {field: given.get(field) for field in ("type", "run_id", "workflow_id")}
     named = {field: value for field, value in found.items() if isinstance(value, str)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -17,14 +17,12 @@ from kernel.event_reading import EventReader
 from kernel.events import Event, Log, StageProgress
 from kernel.model.machine import ENDED
 from kernel.ports.persistence import LogLine
-from telemetry.logs import EventLogger, get_logger
+from runtime.narration import OutageLog
 
 if TYPE_CHECKING:
     from runtime.client import Client
 
-__all__ = ["EventStream", "read_events"]
-
-logger: EventLogger = get_logger("leasehold.runtime")
+__all__ = ["EventStream", "Outage", "read_events"]
 
 RETRY_S = 0.5
 LOG_POLL_S = 0.5
@@ -38,14 +36,26 @@ async def read_events(client: Client, run_id: str, *, after: int) -> Sequence[Ev
     return await EventReader(run_id, stored.rows, client.kernel.ports).events(after=after)
 
 
+class Outage(Protocol):
+    """Who is told that the store is away, every time it has been asked in vain, and that it answers (again)."""
+
+    def failed(self, error: Exception, /, **fields: object) -> None:
+        """It is away."""
+        ...
+
+    def worked(self, **fields: object) -> None:
+        """It has answered."""
+        ...
+
+
 class EventStream(AsyncIterator[Event]):
     """Events above `after` in order of `seq`, without gaps or repeats; ends with the event that ends the run.
 
     Log lines and reports of progress come in between, by their time as far as they are known by then. An unavailable
-    store is waited out. Raises: RunNotFound.
+    store is waited out; `outage` is told, else the log. Raises: RunNotFound.
     """
 
-    def __init__(self, client: Client, run_id: str, *, after: int) -> None:
+    def __init__(self, client: Client, run_id: str, *, after: int, outage: Outage | None = None) -> None:
         self._client = client
         self._run_id = run_id
         self._seq = after
@@ -53,6 +63,7 @@ class EventStream(AsyncIterator[Event]):
         self._line_id = None if after else 0
         self._ready: deque[Event] = deque()
         self._ended = False
+        self._outage = outage or OutageLog("store.unavailable", "store.recovered")
 
     async def __anext__(self) -> Event:
         while not self._ready:
@@ -61,8 +72,10 @@ class EventStream(AsyncIterator[Event]):
             try:
                 await self._read()
             except Unavailable as error:
-                logger.warning("store.unavailable", run_id=self._run_id, error=str(error))
+                self._outage.failed(error, run_id=self._run_id)
                 await anyio.sleep(RETRY_S)
+            else:
+                self._outage.worked(run_id=self._run_id)
         return self._ready.popleft()
 
     async def _read(self) -> None:

@@ -16,11 +16,9 @@ import anyio.abc
 
 from kernel.errors import InvalidCommand, RunNotFound, Unavailable
 from kernel.ports.persistence import HeadRow, Histories, StoredHistory
-from telemetry.logs import EventLogger, get_logger
+from runtime.narration import OutageLog
 
 __all__ = ["Watch"]
-
-logger: EventLogger = get_logger("leasehold.runtime")
 
 PAUSE_MIN_S = 0.004
 PAUSE_FACTOR = 4.0
@@ -58,6 +56,7 @@ class Watch:
         self._hinted = False
         self._bell = anyio.Event()
         self._closed = False
+        self._outage = OutageLog("store.unavailable", "store.recovered")
 
     def close(self) -> None:
         """Whoever still waits, and whoever comes later, is told that nobody looks any more."""
@@ -137,8 +136,10 @@ class Watch:
             for some in _slices([waiter for waiter in waiters if waiter.whole]):
                 await self._read_endings(some)
         except Unavailable as error:
-            logger.warning("store.unavailable", error=str(error))
+            self._outage.failed(error, service="watch")
             await anyio.sleep(RETRY_S)
+        else:
+            self._outage.worked(service="watch")
 
     async def _read_endings(self, waiters: Sequence[_Waiter]) -> None:
         run_ids = {waiter.run_id for waiter in waiters}

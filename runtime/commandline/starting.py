@@ -1,51 +1,33 @@
-"""`start`: create a run, and perhaps wait for its end.
-
-Waiting is only watching: whatever ends it (Ctrl-C, a timeout, a lost database), the run goes on, and the last line
-says so.
-"""
+"""`start`: create a run, from what the words of the command line say, and perhaps wait for its end."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
-import anyio
-
 from kernel.errors import InvalidCommand, InvalidInput, Unavailable
-from kernel.events import StageProgress, StageScheduled
 from runtime.app import App
-from runtime.client import Client, GivenConfig
+from runtime.client import GivenConfig
 from runtime.commandline.application import load_app
-from runtime.commandline.events_view import event_detail, event_name, event_stage
-from runtime.commandline.failures import DONE, FAILED, INTERRUPTED, TIMED_OUT
+from runtime.commandline.failures import DONE, INTERRUPTED
 from runtime.commandline.invocation import Start
-from runtime.commandline.layout import Span, line, printable
+from runtime.commandline.layout import Span, printable
 from runtime.commandline.looking import describe, print_run
 from runtime.commandline.opening import Context, open_client, run_async
-from runtime.commandline.runs_view import progress_lines, short_id
-from runtime.commandline.screen import Draw
-from runtime.commandline.times import clock
-from runtime.run_handle import RunHandle
-from telemetry.logs import configure_logging
+from runtime.commandline.runs_view import short_id
+from runtime.commandline.waiting import say_it_goes_on, wait_for_end
 
 __all__ = ["read_json", "start_run"]
 
-UNCLAIMED_S = 2.0
-"""When nobody has taken a run for so long, whoever waits for it should know."""
-DRAW_S = 0.4
 SHOWN_LENGTH = 60
 """How much of a wrong text is repeated."""
 _EXAMPLES = {"input": '{"name": "Ada"}', "config": '{"STAGE": {"FIELD": VALUE}}'}
 DIGITS_MAX = 4300
 """Of a whole number; Python itself reads no longer ones."""
-_EVENT_WIDTH = len("run.owner_changed")
 
 
 @dataclass(slots=True)
@@ -62,11 +44,11 @@ def start_run(command: Start, context: Context) -> int:
         return run_async(lambda: _start(command, context, started), context.settings)
     except KeyboardInterrupt:
         if started.run_id is not None:
-            _say_it_goes_on(context, started.run_id, "Stopped waiting")
+            say_it_goes_on(context, started.run_id, "Stopped waiting")
         return INTERRUPTED
     except Unavailable:
         if started.run_id is not None:
-            _say_it_goes_on(context, started.run_id, "Lost the database")
+            say_it_goes_on(context, started.run_id, "Lost the database")
         raise
 
 
@@ -97,80 +79,7 @@ async def _start(command: Start, context: Context, started: _Started) -> int:
             if not context.screen.as_json:
                 context.screen.note(Span(f"Watch it: leasehold show {short_id(handle.id)}", "dim"))
             return DONE
-        return await _wait(command, context, client, handle)
-
-
-async def _wait(command: Start, context: Context, client: Client, handle: RunHandle[Any]) -> int:
-    # What is said meanwhile has a form then, and a place above what is drawn.
-    configure_logging("json" if context.screen.as_json else context.settings.log_format, "warning")
-    with anyio.move_on_after(command.timeout_s) as scope:
-        async with _hint_if_unclaimed(context, client, handle):
-            with context.screen.live() as draw:
-                if draw is None:
-                    await _tell_events(context, client, handle)
-                else:
-                    await _draw_until_ended(client, handle, draw)
-    info = await describe(client, handle)
-    print_run(context.screen, info, now=client.storage.clock.now())
-    if scope.cancelled_caught and not info.ended:
-        _say_it_goes_on(context, handle.id, f"Not finished after {command.timeout_s:g} s")
-        return TIMED_OUT
-    return DONE if info.status == "COMPLETED" else FAILED
-
-
-async def _tell_events(context: Context, client: Client, handle: RunHandle[Any]) -> None:
-    """A line per event, for logs and for terminals without live areas."""
-    async for event in handle.events():
-        if isinstance(event, StageScheduled | StageProgress):
-            continue
-        now = client.storage.clock.now()
-        name = event_name(event)
-        blank = " " * (_EVENT_WIDTH - len(name.text))
-        parts = [part for part in (event_stage(event), event_detail(event, now)) if part]
-        tail = line(*(cell for part in parts for cell in ("  ", part)))
-        context.screen.note(Span(clock(event.at), "dim"), "  ", name, blank if parts else "", tail)
-
-
-async def _draw_until_ended(client: Client, handle: RunHandle[Any], draw: Draw) -> None:
-    """The run's stages, drawn anew while they change."""
-    while True:
-        info = await describe(client, handle)
-        draw(progress_lines(info, client.storage.clock.now(), width=shutil.get_terminal_size().columns))
-        if info.ended:
-            return
-        head = (await client.storage.persistence.heads([handle.id]))[handle.id]
-        with anyio.move_on_after(DRAW_S):
-            await client.watch.moved(handle.id, after=head.seq)
-
-
-@asynccontextmanager
-async def _hint_if_unclaimed(context: Context, client: Client, handle: RunHandle[Any]) -> AsyncGenerator[None]:
-    """Say it once when nobody seems to be there who could execute the run."""
-
-    async def look() -> None:
-        await anyio.sleep(UNCLAIMED_S)
-        try:
-            info = await describe(client, handle)
-        except Unavailable:
-            # A hint must not end the wait; what waits finds out by itself whether the database comes back.
-            return
-        if info.waiting_for in {"claim", "unknown_workflow"}:
-            who = f'that knows "{info.workflow_id}" version "{info.workflow_version}" '
-            context.screen.note(
-                Span("note: ", "yellow"),
-                f"no process {who}has taken the run yet. Start one in another terminal: leasehold up",
-            )
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(look)
-        try:
-            yield
-        finally:
-            tasks.cancel_scope.cancel()
-
-
-def _say_it_goes_on(context: Context, run_id: str, why: str) -> None:
-    context.screen.note(f"{why}. The run goes on: leasehold show {short_id(run_id)}")
+        return await wait_for_end(context, client, handle, timeout_s=command.timeout_s)
 
 
 # -- JSON from the command line ----------------------------------------------------------------------------------------
