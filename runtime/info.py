@@ -14,7 +14,7 @@ from typing import Any
 
 from kernel.errors import ErrorInfo
 from kernel.model.facts import FORMAT
-from kernel.model.head import Phase
+from kernel.model.head import Phase, shown_status
 from kernel.model.machine import ENDED, Status
 from kernel.model.run import RunError, RunState, Step
 from kernel.model.stage import Body, StageState
@@ -138,13 +138,12 @@ def run_info(
     stage that has one, by stage id; `live_workflows` the definitions that live processes know (None: not asked).
     """
     given = head.head
-    status = Status.SUSPENDED if given.phase == "suspended" and given.status not in ENDED else given.status
     found = payloads or {}
     return RunInfo(
         id=head.run_id,
         workflow_id=head.workflow_id,
         workflow_version=head.workflow_version,
-        status=status.value,
+        status=shown_status(given).value,
         waiting_for=waiting_for(head, state, now=now, live_workflows=live_workflows),
         waiting_detail=head.parked_reason,
         priority=head.priority,

@@ -20,6 +20,7 @@ from kernel.journal import fold_stored
 from kernel.model.consequences import begin_group
 from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.facts import BlobRef, Fact, RunRerun, StageCompleted, StageSuspended, StepRecorded, decode_facts
+from kernel.model.head import head_of, shown_status
 from kernel.model.machine import Status
 from kernel.model.run import RunState
 from kernel.payloads import Limits
@@ -98,7 +99,8 @@ def decide_rerun(state: RunState, moment: Moment, command: RerunFrom, *, events_
     if stage is None:
         raise StageNotFound(command.from_stage_id, workflow_id=state.workflow_id, known=state.stages)
     if not state.ended:
-        raise RunNotRerunnable(state.run_id, f"it is {state.status}; wait for its end, or cancel it first")
+        status = shown_status(head_of(state))
+        raise RunNotRerunnable(state.run_id, f"it is {status}; wait for its end, or cancel it first")
     group = stage.plan.group
     for earlier in state.stages.values():
         if earlier.plan.group < group and earlier.status is not Status.COMPLETED:

@@ -15,7 +15,7 @@ from kernel.model.machine import Status
 from kernel.model.plan import due
 from kernel.model.run import RunError, RunState
 
-__all__ = ["Head", "Phase", "head_of"]
+__all__ = ["Head", "Phase", "head_of", "shown_status"]
 
 Phase = Literal["pending", "delayed", "running", "retrying", "suspended", "queued", "ended"]
 
@@ -50,6 +50,11 @@ def head_of(state: RunState) -> Head:
         total_tokens=state.total_tokens,
         error=state.error,
     )
+
+
+def shown_status(head: Head) -> Status:
+    """The status as people are told it: SUSPENDED, too, of a run whose every active stage is."""
+    return Status.SUSPENDED if head.phase == "suspended" else head.status
 
 
 def _phase(state: RunState) -> Phase:

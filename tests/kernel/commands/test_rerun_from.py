@@ -235,6 +235,16 @@ def test_an_active_run_is_not_rerun(stages: list[str]) -> None:
     assert hands.state(run_id) == before
 
 
+def test_a_run_that_waits_is_refused_in_the_word_that_listings_have_for_it() -> None:
+    hands = Hands(waiting)
+    run_id = hands.dispatch(CreateRun(workflow_id=waiting.id, input=Doc(path="a"))).run_id
+    hands.executor.outcomes["embed"] = BodySuspended(state=b"{}", poll_interval_s=30, max_wait_s=3600, metrics={})
+    hands.dispatch(ExecuteJob(run_id=run_id, stage_id="embed"))
+
+    with pytest.raises(RunNotRerunnable, match="it is SUSPENDED"):
+        hands.dispatch(RerunFrom(run_id=run_id, from_stage_id="embed"))
+
+
 @pytest.mark.parametrize("end", [fail_extract, cancel_at_once])
 def test_a_stage_whose_predecessor_has_not_completed_is_refused_with_the_one_to_begin_with(
     end: Callable[[Hands], str],
