@@ -190,9 +190,10 @@ class RunHandle(Generic[O_co]):
         """Have the checks of all suspended stages made now, and return the ids of these stages; empty when none is.
 
         Returns when that has been recorded. Whoever drives the run makes them within a second, in whatever process; a
-        run that nobody drives is claimed for it. Repeated, they are made once more. Raises: RunNotFound.
+        run that nobody drives is claimed for it, as soon as there is a process that knows its workflow. Repeated, they
+        are made once more. Raises: RunNotFound.
         """
-        return await ask_for_looks(self._run_id, self._client.kernel.ports.journals)
+        return await ask_for_looks(self._run_id, self._client.kernel.ports)
 
     async def unpark(self) -> bool:
         """Give a parked run back to whoever can drive it; False when it was not parked. Raises: RunNotFound."""

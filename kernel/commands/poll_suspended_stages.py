@@ -53,7 +53,7 @@ from kernel.ports.concurrency import Concurrency
 from kernel.ports.executor import CheckAttempt, CheckFailed, CheckNotReady, CheckOutcome, CheckRaised, CheckReady
 from kernel.ports.ids import Ids
 from kernel.ports.journals import Journals
-from kernel.ports.persistence import Appends, Polls
+from kernel.ports.persistence import Appends, HeadRow, Histories, Polls
 from kernel.run_output import record_output
 
 __all__ = [
@@ -233,20 +233,56 @@ def _suspended(state: RunState) -> Sequence[str]:
     return () if state.ended else [s.id for s in state.stages.values() if s.status is Status.SUSPENDED]
 
 
-async def ask_for_looks(run_id: str, journals: Journals) -> Sequence[str]:
+class AskForLooksPorts(Protocol):
+    """What asking touches: the run's journal, and its head to learn whether anybody drives it."""
+
+    @property
+    def journals(self) -> Journals:
+        """Where it is decided."""
+        ...
+
+    @property
+    def store(self) -> Histories:
+        """The head."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """What is due."""
+        ...
+
+
+async def ask_for_looks(run_id: str, ports: AskForLooksPorts) -> Sequence[str]:
     """Make all suspended stages of a run due now, for whoever drives it, and return their ids.
 
     An append with one fact per stage, so a driver that is about to look away is refused and looks again. Repeated, they
-    are looked at once more. Raises: RunNotFound, CorruptHistory, Unavailable.
+    are looked at once more; where nobody drives the run, what is due already stays so until somebody does, and nothing
+    is appended for it. Raises: RunNotFound, CorruptHistory, Unavailable.
     """
+    # Before the state is read: who takes the run from now on looks after we have asked.
+    head = (await ports.store.heads([run_id])).get(run_id)
+    now = ports.clock.now()
+    unattended = head is not None and _is_unattended(head, now)
 
     def decide(state: RunState, moment: Moment) -> Decision[Sequence[str]]:
         draft, stage_ids = Draft(state, moment), _suspended(state)
         for stage_id in stage_ids:
-            ask_to_look(draft, stage_id)
+            if not (unattended and state.stages[stage_id].poll_at <= now):
+                ask_to_look(draft, stage_id)
         return draft.decided(tuple(stage_ids))
 
-    return await journals.record(run_id, decide)
+    return await ports.journals.record(run_id, decide)
+
+
+def _is_unattended(head: HeadRow, now: datetime) -> bool:
+    """Whether nobody can be looking at the run, who would not see that it is due.
+
+    It waits for an owner: due or parked, or its last one has died. (One that is due later may be held by somebody who
+    polls without a session; one without a date is driven by jobs.)
+    """
+    if head.owner is not None:
+        return not head.owner_live
+    return head.parked_reason is not None or (head.head.wake_at is not None and head.head.wake_at <= now)
 
 
 async def poll_stage(

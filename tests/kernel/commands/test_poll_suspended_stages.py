@@ -405,15 +405,38 @@ def test_asking_makes_every_suspended_stage_due_now() -> None:
     run_id = a_run_that_waits_twice(hands)
     hands.clock.time += SECOND
 
-    assert drive(ask_for_looks(run_id, hands.journals)) == ("embed", "embed-too")
+    assert drive(ask_for_looks(run_id, hands.kernel().ports)) == ("embed", "embed-too")
 
     assert hands.store.runs[run_id].head.wake_at == NOW + SECOND
     assert hands.dispatch(PollSuspendedStages()).checked == 2
+
+
+def test_asking_again_before_anybody_has_come_leaves_the_history_as_it_is() -> None:
+    hands = Hands(waiting_twice)
+    run_id = a_run_that_waits_twice(hands)
+    drive(ask_for_looks(run_id, hands.kernel().ports))
+    before = hands.kinds(run_id)
+
+    assert drive(ask_for_looks(run_id, hands.kernel().ports)) == ("embed", "embed-too")
+
+    assert hands.kinds(run_id) == before
+
+
+def test_asking_while_somebody_looks_without_a_session_is_recorded() -> None:
+    hands = Hands(waiting_twice)
+    run_id = a_run_that_waits_twice(hands)
+    drive(ask_for_looks(run_id, hands.kernel().ports))
+    before = hands.kinds(run_id)
+    drive(hands.store.hold_suspended([(waiting_twice.id, waiting_twice.version)], 10, hold=timedelta(minutes=6)))
+
+    drive(ask_for_looks(run_id, hands.kernel().ports))
+
+    assert hands.kinds(run_id) == [*before, ["stage.suspended", "stage.suspended"]]
 
 
 def test_asking_where_nothing_waits_changes_nothing() -> None:
     hands, run_id, _ = polled(READY)
     before = hands.kinds(run_id)
 
-    assert drive(ask_for_looks(run_id, hands.journals)) == ()
+    assert drive(ask_for_looks(run_id, hands.kernel().ports)) == ()
     assert hands.kinds(run_id) == before
