@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import asyncpg
 import pytest
 from pydantic import BaseModel
@@ -426,9 +427,10 @@ def test_a_run_that_has_ended_is_rerun_and_one_that_is_active_is_not(world: Worl
     _, shown, _ = command("show", world.failed, "--json")
 
     assert first[0] == repeated[0] == 0
-    assert "begins again: greet" in first[1]
+    assert "is to begin again: greet" in first[1]
+    assert 'No process that knows "hello" version "1" is running' in first[2]
     answer = {"run_id": world.failed, "from_stage_id": "greet", "discarded": ["greet"], "status": "RUNNING"}
-    assert json.loads(repeated[1]) == answer
+    assert json.loads(repeated[1]) == {**answer, "waiting_for": "claim"}
     assert refused[0] == 2
     assert "cannot be rerun: it is RUNNING" in refused[2]
     (stage,) = json.loads(shown)["stages"]
@@ -443,16 +445,29 @@ def test_a_rerun_from_a_stage_that_is_not_there_names_those_that_are(world: Worl
     assert "greet" in err
 
 
-def test_a_suspended_run_is_looked_at_when_somebody_asks(world: World, command: Command) -> None:
-    code, out, _ = command("poll", world.suspended[-8:])
+def test_a_suspended_run_is_to_be_looked_at_when_somebody_comes_who_can(world: World, command: Command) -> None:
+    code, out, err = command("poll", world.suspended[-8:])
     _, machine, _ = command("poll", world.suspended, "--json")
     _, shown, _ = command("history", world.suspended, "--json")
 
     assert code == 0
-    assert "looked at now: embed" in out
-    assert json.loads(machine) == {"run_id": world.suspended, "polled": ["embed"], "status": "SUSPENDED"}
+    assert "is to be looked at: embed" in out
+    assert "Start one: leasehold up" in err
+    answer = {"run_id": world.suspended, "polled": ["embed"], "status": "SUSPENDED", "waiting_for": "claim"}
+    assert json.loads(machine) == answer
     kinds = [json.loads(line)["type"] for line in shown.splitlines()]
-    assert kinds[-3:] == ["stage.suspended"] * 3
+    assert kinds[-3:] == ["stage.started", "stage.suspended", "stage.suspended"]
+
+
+def test_a_suspended_run_is_looked_at_when_somebody_asks_and_lives(world: World, command: Command) -> None:
+    async def polled_beside_a_supervisor() -> tuple[int, str, str]:
+        async with Supervisor(App(workflows=[waiting]), settings=Settings(database_url=world.url)):
+            return await anyio.to_thread.run_sync(command, "poll", world.suspended)
+
+    code, out, err = anyio.run(polled_beside_a_supervisor)
+
+    assert (code, err) == (0, "")
+    assert "is looked at now: embed" in out
 
 
 def test_that_nothing_is_suspended_is_an_answer_and_no_error(world: World, command: Command) -> None:
@@ -461,7 +476,8 @@ def test_that_nothing_is_suspended_is_an_answer_and_no_error(world: World, comma
 
     assert code == 0
     assert "no stage of run" in err
-    assert json.loads(machine) == {"run_id": world.completed, "polled": [], "status": "COMPLETED"}
+    answer = {"run_id": world.completed, "polled": [], "status": "COMPLETED", "waiting_for": None}
+    assert json.loads(machine) == answer
 
 
 def test_a_run_that_is_not_parked_cannot_be_unparked(world: World, command: Command) -> None:
