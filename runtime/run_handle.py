@@ -23,7 +23,7 @@ from kernel.commands.poll_suspended_stages import ask_for_looks
 from kernel.commands.rerun_from import RerunFrom, RerunFromResult
 from kernel.commands.unpark_run import UnparkRun
 from kernel.ending import Ending
-from kernel.errors import BlobNotFound, InvalidOutput, RunCancelled, RunFailed, RunNotFound
+from kernel.errors import BlobNotFound, InvalidCommand, InvalidOutput, RunCancelled, RunFailed, RunNotFound
 from kernel.events import Event
 from kernel.journal import fetch_payloads, fold_stored, inline_bodies
 from kernel.model.machine import Status
@@ -77,21 +77,29 @@ class RunHandle(Generic[O_co]):
         Of a run that was rerun it is the next end.
 
         `timeout` is in seconds; when it elapses the run goes on.
-        Raises: RunFailed, RunCancelled, TimeoutError, RunNotFound.
+        Raises: RunFailed, RunCancelled, TimeoutError, RunNotFound; InvalidCommand for a negative timeout.
         """
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        with anyio.fail_after(seconds):
-            while True:
-                ending = await self._client.ended(self._run_id)
-                if ending.status is not Status.COMPLETED:
-                    break
-                try:
-                    output: O_co = await self._output(ending)
-                except BlobNotFound:
-                    if not await self._went_on(ending.seq):
-                        raise
-                else:
-                    return output
+        if seconds is not None and not seconds >= 0:  # which NaN is not either
+            hint = "Leave it out to wait as long as it takes."
+            raise InvalidCommand(f"timeout must be 0 s or more, got {seconds:g}.", field="timeout", hint=hint)
+        with anyio.move_on_after(seconds):
+            return await self._result()
+        assert seconds is not None
+        raise TimeoutError(f'Run "{self._run_id}" has not ended within {seconds:g} s; it goes on.')
+
+    async def _result(self) -> O_co:
+        while True:
+            ending = await self._client.ended(self._run_id)
+            if ending.status is not Status.COMPLETED:
+                break
+            try:
+                output: O_co = await self._output(ending)
+            except BlobNotFound:
+                if not await self._went_on(ending.seq):
+                    raise
+            else:
+                return output
         match ending.status:
             case Status.CANCELLED:
                 raise RunCancelled(self._run_id, reason=ending.cancel_reason)

@@ -16,6 +16,7 @@ from kernel import (
     CheckContext,
     Event,
     Failed,
+    InvalidCommand,
     NotReady,
     Ready,
     RetryAfter,
@@ -121,12 +122,21 @@ async def test_a_timeout_leaves_the_run_alone(memory: SharedStore):
     gate = Gate()
     async with memory.supervisor(gate.workflow()) as supervisor:
         run = await supervisor.start("gated", Doc(text="x"))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=rf'Run "{run.id}" has not ended within 0\.05 s; it goes on\.'):
             await run.result(timeout=0.05)
         with pytest.raises(TimeoutError):
             await run.result(timeout=timedelta(milliseconds=50))
         gate.open()
         assert await run.result(timeout=20) == Doc(text="x")
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.5, timedelta(seconds=-1), float("nan")])
+async def test_a_timeout_that_is_none_is_refused(memory: SharedStore, timeout: float | timedelta):
+    async with memory.client(ECHO) as client:
+        run = await client.start(ECHO, Doc(text="x"))
+        with pytest.raises(InvalidCommand, match=r"timeout must be 0 s or more") as refused:
+            await run.result(timeout=timeout)
+    assert refused.value.field == "timeout"
 
 
 async def test_a_result_is_waited_for_through_an_outage():
