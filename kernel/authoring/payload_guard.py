@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from kernel.errors import PayloadRefused
+from kernel.value_places import children, places, surrogate_problem
 
 __all__ = [
     "PAYLOAD_BYTES_MAX",
@@ -30,6 +29,7 @@ __all__ = [
     "find_payload_problem",
     "non_finite_problem",
     "refusal_of",
+    "replaced_problem",
 ]
 
 Value: TypeAlias = Any
@@ -41,6 +41,7 @@ PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
 PAYLOAD_DEPTH_MAX = 100
 """Half of what pydantic's JSON parser follows (200), since payloads are also nested into larger documents."""
 
+_REPLACEMENT = "\ufffd".encode()
 _NUL = b"\\u0000"
 # A NUL is escaped with an odd number of backslashes; an even number is the text `\u0000` itself.
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -84,13 +85,14 @@ def encode_payload(value: object, *, what: str, field: str, bytes_max: int = PAY
     try:
         text = to_json(value, by_alias=False, round_trip=True, inf_nan_mode="constants")
     except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise refusal_of(error, what=what, field=field) from error
+        raise refusal_of(error, value, what=what, field=field) from error
     check_payload_json(text, what=what, field=field, bytes_max=bytes_max)
+    problem = replaced_problem(text, value)
     # A model inside decides for itself how it writes NaN, and pydantic's default is null: that would be a silent loss.
-    if b"null" in text:
+    if problem is None and b"null" in text:
         problem = non_finite_problem(value)
-        if problem is not None:
-            raise PayloadRefused(what, problem, field=field)
+    if problem is not None:
+        raise PayloadRefused(what, problem, field=field)
     return text
 
 
@@ -99,9 +101,18 @@ def decode_payload(text: bytes) -> Value:
     return from_json(text)
 
 
-def refusal_of(error: Exception, *, what: str, field: str) -> PayloadRefused:
+def refusal_of(error: Exception, value: object, *, what: str, field: str) -> PayloadRefused:
     """The refusal that stands for a serialiser's error: something inside the value has no JSON form."""
-    return PayloadRefused(what, f"it has no JSON form ({str(error).rstrip('.')})", field=field)
+    reason = surrogate_problem(value) or f"it has no JSON form ({str(error).rstrip('.')})"
+    return PayloadRefused(what, reason, field=field)
+
+
+def replaced_problem(text: bytes, value: object) -> str | None:
+    """Why this is not the text of that value, as the end of a sentence; None when it is.
+
+    A serialiser that has no way to write a key puts another character into it, and says nothing.
+    """
+    return surrogate_problem(value) if _REPLACEMENT in text else None
 
 
 def non_finite_problem(value: object) -> str | None:
@@ -111,12 +122,9 @@ def non_finite_problem(value: object) -> str | None:
     """
     if not _holds_non_finite(value):
         return None
-    pending: list[tuple[str, object]] = [("", value)]
-    while pending:
-        path, current = pending.pop()
+    for path, current in places(value):
         if isinstance(current, float) and not math.isfinite(current):
             return f"{path or 'the value'} is NaN or an infinity"
-        pending.extend((f"{path}.{name}" if path else name, child) for name, child in _children(current))
     return None
 
 
@@ -143,23 +151,8 @@ def _holds_non_finite(value: object) -> bool:
             if not math.isfinite(current):
                 return True
         else:
-            pending.extend(child for _, child in _children(current))
+            pending.extend(child for _, child in children(current))
     return False
-
-
-def _children(value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, BaseModel):
-        yield from value.__dict__.items()
-        yield from (value.__pydantic_extra__ or {}).items()
-    elif isinstance(value, Mapping):
-        for key, child in cast("Mapping[object, object]", value).items():
-            yield str(key), child
-    elif isinstance(value, list | tuple | set | frozenset):
-        for index, child in enumerate(cast("list[object]", value)):
-            yield str(index), child
-    elif is_dataclass(value) and not isinstance(value, type):
-        for each in fields(value):
-            yield each.name, getattr(value, each.name, None)
 
 
 def _has_constant(text: bytes) -> bool:

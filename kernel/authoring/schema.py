@@ -19,7 +19,13 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from kernel.authoring.assignability import assignable
-from kernel.authoring.payload_guard import PAYLOAD_BYTES_MAX, find_payload_problem, non_finite_problem, refusal_of
+from kernel.authoring.payload_guard import (
+    PAYLOAD_BYTES_MAX,
+    find_payload_problem,
+    non_finite_problem,
+    refusal_of,
+    replaced_problem,
+)
 from kernel.authoring.type_names import type_name
 from kernel.errors import InvalidConfig, InvalidInput, InvalidOutput, PayloadRefused
 
@@ -122,8 +128,8 @@ class Schema:
         try:
             text = self._to_json(checked, by_alias=False, round_trip=True, warnings=False)
         except (PydanticSerializationError, ValueError, RecursionError) as error:
-            raise refusal_of(error, what=_named(where, refuse), field=refuse.subject.lower()) from error
-        problem = find_payload_problem(text, bytes_max=bytes_max)
+            raise refusal_of(error, checked, what=_named(where, refuse), field=refuse.subject.lower()) from error
+        problem = find_payload_problem(text, bytes_max=bytes_max) or replaced_problem(text, checked)
         if problem is None and self._nulls_floats and b"null" in text:
             # Models write NaN as null. Where the field also admits null, reading back would not notice the loss.
             problem = non_finite_problem(checked)

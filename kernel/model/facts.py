@@ -23,6 +23,7 @@ from pydantic_core import PydanticSerializationError
 
 from kernel.errors import EngineError, ErrorInfo, PayloadRefused
 from kernel.model.execution_plan import ExecutionPlan
+from kernel.value_places import surrogate_problem
 
 __all__ = [
     "FORMAT",
@@ -363,7 +364,8 @@ def encode_facts(facts: tuple[Fact, ...]) -> bytes:
     try:
         return _FACTS.dump_json(facts, exclude_none=True)
     except PydanticSerializationError as error:
-        raise PayloadRefused("An event", str(error), field="events") from error
+        problem = next((found for fact in facts if (found := surrogate_problem(fact))), str(error))
+        raise PayloadRefused("An event", problem, field="events") from error
 
 
 def format_of(facts: Iterable[Fact], *, newer: Mapping[str, int] = NEWER) -> int:

@@ -130,12 +130,12 @@ async def test_a_timeout_leaves_the_run_alone(memory: SharedStore):
         assert await run.result(timeout=20) == Doc(text="x")
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.5, timedelta(seconds=-1), float("nan")])
-async def test_a_timeout_that_is_none_is_refused(memory: SharedStore, timeout: float | timedelta):
+@pytest.mark.parametrize("given", [-1, -0.5, timedelta(seconds=-1), float("nan")])
+async def test_a_timeout_that_is_none_is_refused(memory: SharedStore, given: float | timedelta):
     async with memory.client(ECHO) as client:
         run = await client.start(ECHO, Doc(text="x"))
         with pytest.raises(InvalidCommand, match=r"timeout must be 0 s or more") as refused:
-            await run.result(timeout=timeout)
+            await run.result(timeout=given)
     assert refused.value.field == "timeout"
 
 

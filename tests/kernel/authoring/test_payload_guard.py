@@ -49,10 +49,24 @@ def test_a_text_that_only_looks_like_an_escaped_nul_is_kept(value) -> None:
     assert decode_payload(encode(value)) == value
 
 
-@pytest.mark.parametrize("value", ["\ud800", {"\udfff": 1}, ["a\ud800b"]])
-def test_a_lone_surrogate_is_refused(value) -> None:
-    with pytest.raises(PayloadRefused, match="surrogates"):
+@pytest.mark.parametrize(
+    "value, place",
+    [
+        ("\ud800", "the value"),
+        ({"\udfff": 1}, "a key of the value"),
+        (["a\ud800b"], "0"),
+        ({"pages": [{"title": "\udc00"}]}, "pages.0.title"),
+        ({"pages": [{"\udc00": 1}]}, "a key of pages.0"),
+    ],
+)
+def test_a_lone_surrogate_is_refused_with_its_place(value, place) -> None:
+    with pytest.raises(PayloadRefused) as refused:
         encode(value)
+    assert refused.value.reason == f"{place} contains a lone surrogate, which is half of a character"
+
+
+def test_a_replacement_character_of_the_users_own_is_kept() -> None:
+    assert decode_payload(encode({"\ufffd": "\ufffd"})) == {"\ufffd": "\ufffd"}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

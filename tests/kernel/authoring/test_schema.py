@@ -213,6 +213,11 @@ def test_texts_that_no_store_keeps_are_refused(value) -> None:
         encode(Photo, Photo(url=value))
 
 
+def test_a_key_that_has_no_encoding_is_refused_and_not_replaced() -> None:
+    with pytest.raises(PayloadRefused, match="a key of the value contains a lone surrogate"):
+        encode(dict[str, int], {"\ud800": 1})
+
+
 def test_a_payload_beyond_the_bound_is_refused() -> None:
     with pytest.raises(PayloadRefused, match="payload_bytes_max"):
         Schema(str).encode("x" * 100, where="x", refuse=InvalidInput, bytes_max=50)
