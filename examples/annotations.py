@@ -1,6 +1,6 @@
 """Who decided what, and why: remarks that last, made with the run, in a body, and after the end.
 
-`python examples/annotations.py`
+`.venv/bin/python examples/annotations.py`
 
 An annotation is a value under a key in the history of a run. From a terminal: `leasehold annotations RUN --prefix
 decision.`, and `leasehold annotate RUN review.score 4.5 --stage judge --actor user:ada`.

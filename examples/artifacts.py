@@ -1,6 +1,6 @@
 """Files beside a result: a stage keeps a picture and a table, and whoever has the run reads them.
 
-`python examples/artifacts.py`
+`.venv/bin/python examples/artifacts.py`
 
 The output stays small and typed; the bytes lie in the database, or where LEASEHOLD_BLOB_URL says. From a terminal:
 `leasehold artifacts RUN draw chart.svg --output chart.svg`.

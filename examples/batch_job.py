@@ -1,7 +1,7 @@
 """Somebody else's batch API: submitted to once, waited for without a process, asked now and then.
 
-python examples/batch_job.py api      the API, which needs ten seconds for a batch
-python examples/batch_job.py          the workflow: kill it while it waits and start it again, it goes on
+.venv/bin/python examples/batch_job.py api      the API, which needs ten seconds for a batch
+.venv/bin/python examples/batch_job.py          the workflow: kill it while it waits and start it again, it goes on
 """
 
 import json

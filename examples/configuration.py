@@ -1,6 +1,7 @@
 """Configuration: typed, with defaults that a run may change, checked for all stages before anything begins.
 
-`python examples/configuration.py`, or: leasehold start documents --input '"..."' --config '{"cut": {"size": 40}}'
+`.venv/bin/python examples/configuration.py`; for a process that is up:
+.venv/bin/leasehold start documents --input '"..."' --config '{"cut": {"size": 40}}' --app examples.configuration:app
 """
 
 import anyio

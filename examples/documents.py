@@ -1,4 +1,6 @@
-"""Many files through a durable pipeline, in a program of your own: `python examples/documents.py [DIRECTORY]`.
+"""Many files through a durable pipeline, in a program of your own.
+
+`.venv/bin/python examples/documents.py [DIRECTORY]`
 
 The pipeline itself (extract, then keywords, language and statistics at the same time, then a report) is in
 runtime/demo/documents.py, because `leasehold demo` needs it wherever Leasehold is installed. This program is what goes

@@ -1,4 +1,7 @@
-"""A workflow of one stage, on a private Postgres: `python examples/hello.py`, or `up --app examples.hello:app`."""
+"""A workflow of one stage, on a private Postgres: `.venv/bin/python examples/hello.py`.
+
+Or executed by a process of its own: `.venv/bin/leasehold up --app examples.hello:app`.
+"""
 
 import anyio
 from pydantic import BaseModel

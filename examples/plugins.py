@@ -1,4 +1,6 @@
-"""Being told what happens: a plugin for reports, one that is sick, and a webhook: `python examples/plugins.py`.
+"""Being told what happens: a plugin for reports, one that is sick, and a webhook.
+
+`.venv/bin/python examples/plugins.py`
 
 Each is given every event that it asked for at least once, in order for each run, whichever process drove the run, and
 also when that process has died meanwhile. One that fails is tried again, and then its event is kept as a dead letter

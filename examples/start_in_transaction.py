@@ -1,4 +1,6 @@
-"""An order and its run, in one transaction: both exist, or neither. `python examples/start_in_transaction.py URL`.
+"""An order and its run, in one transaction: both exist, or neither.
+
+`.venv/bin/python examples/start_in_transaction.py URL`
 
 The database needs the schema: `leasehold migrate`. Postgres' own driver for asyncio is asyncpg, so this is asyncio.
 """

@@ -1,6 +1,6 @@
 """Workflows in a trio program, with bodies that use trio themselves.
 
-    python examples/trio_app.py [DIRECTORY ...]
+    .venv/bin/python examples/trio_app.py [DIRECTORY ...]
 
 The supervisor is one more async context manager among the program's own nurseries and cancel scopes. On Postgres the
 driver, which knows asyncio only, is bridged below the surface.

@@ -7,8 +7,10 @@ from users (names, messages, payloads) passes through `printable`, so that nobod
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeAlias
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "bar",
     "cut",
     "fields",
+    "fold",
     "line",
     "printable",
     "table",
@@ -119,10 +122,33 @@ def cut(spans: Line, width: int) -> Line:
     return tuple(kept)
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, width: int | None = None) -> list[Line]:
-    """A heading and a line per row, columns two blanks apart; within `width` cells when one is given, without wrapping.
+def fold(spans: Line, width: int) -> list[Line]:
+    """The line as several of at most `width` cells, broken at blanks where there are any; nothing of it is lost."""
+    left = [(character, span.style) for span in spans for character in span.text]
+    folded: list[Line] = []
+    while True:
+        end = cells = 0
+        while end < len(left) and (end == 0 or cells + _cells(left[end][0]) <= width):
+            cells += _cells(left[end][0])
+            end += 1
+        if end < len(left):
+            end = next((i for i in range(end, 0, -1) if left[i][0] == " "), end)
+        styled = groupby(left[:end], key=itemgetter(1))
+        folded.append(tuple(Span("".join(character for character, _ in some), style) for style, some in styled))
+        while end < len(left) and left[end][0] == " ":
+            end += 1
+        left = left[end:]
+        if not left:
+            return folded
 
-    Columns that are empty in every row are left out.
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, width: int | None = None, wrap: bool = False
+) -> list[Line]:
+    """A heading and a line per row, columns two blanks apart; within `width` cells when one is given.
+
+    With `wrap` the flexible column goes on below itself instead of being cut. Columns that are empty in every row are
+    left out.
     """
     cells = [[line(cell) for cell in row] for row in rows]
     used = [i for i, _ in enumerate(columns) if any(text_of(row[i]) for row in cells)]
@@ -131,7 +157,18 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, width: i
     if width is not None:
         _give_way(columns, wide, width)
     heading = [line(Span(column.title, "dim")) for column in columns]
+    flexible = next((i for i in wide if columns[i].flexible), None) if wrap else None
+    if flexible is not None:
+        cells = [part for row in cells for part in _parts(row, flexible, wide[flexible])]
     return [_row(columns, row, wide) for row in (heading, *cells)] if used else []
+
+
+def _parts(row: Sequence[Line], flexible: int, width: int) -> Iterator[Sequence[Line]]:
+    """The row, and one more for every further line of this column."""
+    first, *more = fold(row[flexible], width)
+    yield [first if i == flexible else cell for i, cell in enumerate(row)]
+    for each in more:
+        yield [each if i == flexible else () for i, _ in enumerate(row)]
 
 
 def _give_way(columns: Sequence[Column], wide: dict[int, int], width: int) -> None:

@@ -139,7 +139,7 @@ async def show_history(command: History, context: Context) -> int:
         )
         for event in events
     ]
-    screen.table(_EVENT_COLUMNS, rows)
+    screen.table(_EVENT_COLUMNS, rows, wrap=True)
     return DONE
 
 

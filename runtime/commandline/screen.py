@@ -78,9 +78,12 @@ class Screen:
         for each in lines:
             self._write(self._out, each)
 
-    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table; on a terminal it is made to fit."""
-        self.lines(table(columns, rows, width=self.width))
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, wrap: bool = False) -> None:
+        """A table; on a terminal it is made to fit, and with `wrap` also to what COLUMNS says of wherever it goes."""
+        width = self.width
+        if wrap and width is None and os.environ.get("COLUMNS"):
+            width = shutil.get_terminal_size().columns
+        self.lines(table(columns, rows, width=width, wrap=wrap))
 
     @property
     def width(self) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.commandline.layout import Column, Span, bar, cut, fields, line, printable, table, text_of, width_of
+from runtime.commandline.layout import Column, Span, bar, cut, fields, fold, line, printable, table, text_of, width_of
 
 COLUMNS = (Column("NAME"), Column("N", right=True), Column("NOTE", flexible=True))
 
@@ -28,6 +28,19 @@ def test_the_flexible_column_gives_way_on_a_narrow_terminal() -> None:
 
     assert texts(shown)[1] == "a     1  a long remark a…"
     assert all(width_of(text) <= 25 for text in texts(shown))
+
+
+def test_a_flexible_column_that_is_wrapped_goes_on_below_itself() -> None:
+    shown = table(COLUMNS, [("a", "1", "a long remark about it"), ("b", "2", "")], width=25, wrap=True)
+
+    assert texts(shown) == ["NAME  N  NOTE", "a     1  a long remark", "         about it", "b     2"]
+
+
+def test_a_line_is_folded_at_blanks_and_keeps_its_styles_and_every_character() -> None:
+    shown = fold(line(Span("one two", "red"), "three-and-four 日本"), 6)
+
+    assert texts(shown) == ["one", "twothr", "ee-and", "-four", "日本"]
+    assert shown[1] == (Span("two", "red"), Span("thr"))
 
 
 def test_columns_leave_a_narrow_terminal_in_their_order_and_the_rest_is_cut() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -406,6 +407,19 @@ def test_what_cannot_be_annotated_is_said(world: World, command: Command) -> Non
     code, _, err = command("annotate", world.pending, "No Key", "1")
     assert code == 2
     assert 'Annotation key "No Key"' in err or "Annotation key 'No Key'" in err
+
+
+def test_a_history_is_wrapped_to_the_columns_that_were_asked_for(
+    world: World, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, wide, _ = command("history", world.completed)
+    monkeypatch.setenv("COLUMNS", "60")
+    code, narrow, _ = command("history", world.completed)
+
+    assert code == 0
+    assert max(map(len, wide.splitlines())) > 60 >= max(map(len, narrow.splitlines()))
+    [session] = re.findall(r"by session (\S+)", wide)
+    assert session in re.sub(r"\s+", "", narrow)
 
 
 def test_cancelling_a_run_twice_says_so_the_second_time(world: World, command: Command) -> None:
