@@ -107,6 +107,24 @@ async def test_a_takeover_that_meets_an_outage_goes_on_after_it(store: SharedSto
         assert await heir.run(run.id, workflow).result(timeout=10) == Doc(text="x")
 
 
+async def test_a_supervisor_takes_no_more_runs_of_a_dead_one_than_it_has_room_for(store: SharedStore):
+    gate, (breakable, broken) = Gate(), that_breaks(store)
+    workflow = gate.workflow()
+    quick: dict[str, Any] = {"lease": 1.0, "renew": 0.2, "poll_interval": 0.05, "drain_grace": 0.0}
+    async with breakable.supervisor(workflow, **quick) as dying:
+        await dying.start_many(workflow, [Doc(text=str(n)) for n in range(6)])
+        await until(lambda: len(gate.entered) == 6)
+        async with store.supervisor(workflow, max_runs=2, **quick) as small:
+            broken[0].down = True
+            await until(lambda: len(gate.entered) >= 8)
+            async with store.supervisor(workflow, **quick) as large:
+                await until(lambda: len(gate.entered) >= 12)
+                assert (small.stats().actors, large.stats().actors) == (2, 4)
+                gate.open()
+                await until(lambda: len(gate.passed) == 6)
+        broken[0].down = False
+
+
 def that_breaks(store: SharedStore) -> tuple[SharedStore, list[BreakableStore]]:
     """The same store, reached by a way that can be cut: processes on it, and the cuts in the order of their opening."""
     broken: list[BreakableStore] = []

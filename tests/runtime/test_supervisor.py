@@ -143,22 +143,6 @@ async def test_a_supervisor_takes_no_more_runs_than_it_has_room_for(memory: Shar
             gate.open()
 
 
-async def test_a_supervisor_takes_no_more_runs_of_a_dead_one_than_it_has_room_for(store: SharedStore):
-    gate = Gate()
-    workflow = gate.workflow()
-    async with store.supervisor(workflow, lease=60.0, renew=20.0) as dying:
-        await dying.start_many(workflow, [Doc(text=str(n)) for n in range(6)])
-        await until(lambda: len(gate.entered) == 6)
-        async with store.supervisor(workflow, max_runs=2, poll_interval=0.05) as small:
-            # Its lease ends behind its back.
-            await dying.storage.persistence.close_session(str(dying.stats().session_id))
-            await until(lambda: len(gate.entered) == 8)
-            async with store.supervisor(workflow, poll_interval=0.05) as large:
-                await until(lambda: len(gate.entered) >= 12)
-                assert (small.stats().actors, large.stats().actors) == (2, 4)
-                gate.open()
-
-
 async def test_no_more_bodies_execute_at_once_than_the_bound_allows(memory: SharedStore):
     executing, most = 0, 0
 
