@@ -163,7 +163,7 @@ def table(
     return [_row(columns, row, wide) for row in (heading, *cells)] if used else []
 
 
-def _parts(row: Sequence[Line], flexible: int, width: int) -> Iterator[Sequence[Line]]:
+def _parts(row: Sequence[Line], flexible: int, width: int) -> Iterator[list[Line]]:
     """The row, and one more for every further line of this column."""
     first, *more = fold(row[flexible], width)
     yield [first if i == flexible else cell for i, cell in enumerate(row)]

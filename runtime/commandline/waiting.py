@@ -102,7 +102,7 @@ class _Outage:
         self._screen = context.screen
         self._away = False
 
-    def failed(self, error: Exception, **_fields: object) -> None:
+    def failed(self, error: Exception, /, **_fields: object) -> None:
         """It is away (still)."""
         if not self._away:
             self._away = True
