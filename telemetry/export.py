@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
@@ -254,7 +255,7 @@ def _meter_provider(
         if kind == "otlp":
             exporter = _metric_exporter(signal.protocol)
             exporting.endpoints.append((signal.endpoint, "metrics"))
-            exporting.abort.append(exporter.shutdown)
+            exporting.abort.append(partial(_stop, exporter))
         else:
             exporter = ConsoleMetricExporter(out=sys.stderr)
         _watch_metrics(exporter, feed, signal if kind == "otlp" else None, exporting)
@@ -287,7 +288,9 @@ def _metric_exporter(protocol: Protocol) -> MetricExporter:
 def _watch_metrics(exporter: MetricExporter, feed: HistogramFeed, signal: Signal | None, exporting: _Exporting) -> None:
     from opentelemetry.sdk.metrics.export import MetricExportResult
 
-    send, deliveries = exporter.export, exporting.deliveries
+    # Its further arguments have no types.
+    send: Callable[..., MetricExportResult] = exporter.export  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    deliveries = exporting.deliveries
 
     def export(metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any) -> MetricExportResult:
         try:
@@ -306,6 +309,10 @@ def _watch_metrics(exporter: MetricExporter, feed: HistogramFeed, signal: Signal
     exporter.export = export  # type: ignore[method-assign]
 
 
+def _stop(exporter: Any) -> None:
+    exporter.shutdown()
+
+
 def _prometheus_reader(host: str, port: int, feed: HistogramFeed) -> MetricReader:
     """A reader that serves what it reads. Raises: InvalidCommand, when it cannot."""
     try:
@@ -317,7 +324,8 @@ def _prometheus_reader(host: str, port: int, feed: HistogramFeed) -> MetricReade
 
     class Reader(PrometheusMetricReader):
         def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any) -> None:
-            super()._receive_metrics(feed.added(metrics_data), timeout_millis, **more)
+            data = feed.added(metrics_data)
+            super()._receive_metrics(data, timeout_millis, **more)  # pyright: ignore[reportUnknownMemberType]
 
     try:
         start_http_server(port, addr=host)

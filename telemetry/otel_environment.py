@@ -169,13 +169,14 @@ def _endpoint(variable: str, value: str, protocol: Protocol) -> str:
     """As people may read it: without user, password and query."""
     # gRPC is also given as host:port.
     text = value if "://" in value or protocol == "http/protobuf" else f"http://{value}"
+    takes = f'a URL such as "{_DEFAULT_ENDPOINTS[protocol]}"'
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        port = parts.port
     except ValueError:
-        usable = False
-    if not usable:
-        _refuse(variable, value, f'a URL such as "{_DEFAULT_ENDPOINTS[protocol]}"')
+        _refuse(variable, value, takes)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        _refuse(variable, value, takes)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from runtime.bench.laboratory import Laboratory, Measurement
 from runtime.bench.workflows import pipeline
+from telemetry.metrics import Meters, use_meters
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -61,4 +62,7 @@ def set_up_telemetry(ratio: float) -> None:
     provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(ratio)))
     provider.add_span_processor(BatchSpanProcessor(ToNobody()))
     trace.set_tracer_provider(provider)
-    metrics.set_meter_provider(MeterProvider(metric_readers=[InMemoryMetricReader()]))
+    meter_provider = MeterProvider(metric_readers=[InMemoryMetricReader()])
+    # As the command line has it.
+    use_meters(Meters(meter_provider, own_histograms=True))
+    metrics.set_meter_provider(meter_provider)
