@@ -45,6 +45,7 @@ __all__ = [
     "Migrated",
     "Storage",
     "choose_database",
+    "database_name",
     "embedded_notice",
     "migrate_database",
     "open_bench_database",
@@ -108,6 +109,12 @@ def choose_database(settings: Settings) -> str:
     if not is_installed():
         raise NoDatabase
     return EMBEDDED
+
+
+def database_name(settings: Settings) -> str:
+    """What `choose_database` chooses, for people and without password; of a process that opens none itself."""
+    url = choose_database(settings)
+    return f"embedded Postgres in {_near(settings.data_dir)}" if url == EMBEDDED else masked_url(url)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -29,7 +29,7 @@ from runtime.commandline.signals import StopRequest, stop_request
 from runtime.supervisor import Supervisor
 from telemetry.logs import EventLogger, configure_logging, get_logger
 
-__all__ = ["example_input", "say_left", "serve"]
+__all__ = ["example_input", "say_banner", "say_left", "serve"]
 
 logger: EventLogger = get_logger("leasehold.up")
 
@@ -50,7 +50,7 @@ def serve(command: Up, context: Context) -> int:
     if command.workers is not None:
         from runtime.commandline.workers import serve_with_workers
 
-        return serve_with_workers(command, context, command.workers)
+        return serve_with_workers(command, context, app, command.workers)
     calm_garbage_collection()
     with stop_request(at_once=lambda: say_left(context)) as stop:
         return run_async(lambda: _serve(command, context, app, stop), settings, long_lived=True)
@@ -169,13 +169,18 @@ def _say_up(command: Up, context: Context, app: App, supervisor: Supervisor) -> 
             "supervisor.started", session_id=session_id, database=supervisor.storage.database, workflows=workflows
         )
         return
+    rows = [("session", session_id or ""), ("database", supervisor.storage.database)]
+    say_banner(context, "leasehold is up", rows, app)
+
+
+def say_banner(context: Context, headline: str, rows: Sequence[tuple[str, str]], app: App) -> None:
+    """The first lines for people: what has been started, where, what it knows, and how a run of it is started."""
+    if _speaks_json(context):
+        return
     screen = context.screen
-    screen.note(Span("leasehold is up", "bold green"), Span("  (Ctrl-C drains, twice stops at once)", "dim"))
-    rows = [
-        ("session", session_id or ""),
-        ("database", supervisor.storage.database),
-        ("workflows", ", ".join(workflows) or "(none: this process will only keep others' runs waiting)"),
-    ]
+    screen.note(Span(headline, "bold green"), Span("  (Ctrl-C drains, twice stops at once)", "dim"))
+    known = ", ".join(f"{workflow.id} {workflow.version}" for workflow in app.workflows)
+    rows = [*rows, ("workflows", known or "(none: this process will only keep others' runs waiting)")]
     if app.workflows:
         first = app.workflows[0]
         rows.append(("start a run", f"leasehold start {first.id} --input '{example_input(first)}' --wait"))

@@ -18,11 +18,12 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
-from runtime.bootstrap import embedded_notice
+from runtime.app import App
+from runtime.bootstrap import database_name, embedded_notice
 from runtime.commandline.failures import DONE, GONE, UNAVAILABLE, USAGE
 from runtime.commandline.invocation import Up
 from runtime.commandline.opening import Context, note_notice, run_async
-from runtime.commandline.serving import say_left
+from runtime.commandline.serving import say_banner, say_left
 from runtime.commandline.signals import StopRequest, stop_request
 from runtime.config import SETTINGS, Settings
 from telemetry.logs import EventLogger, get_logger
@@ -112,7 +113,7 @@ class _Workers:
                 del self.processes[number]
 
 
-def serve_with_workers(command: Up, context: Context, count: int) -> int:
+def serve_with_workers(command: Up, context: Context, app: App, count: int) -> int:
     """Keep `count` workers until told to stop; 0 after all of them have drained."""
 
     def kill_all() -> None:
@@ -126,6 +127,8 @@ def serve_with_workers(command: Up, context: Context, count: int) -> int:
         notice = await embedded_notice(context.settings)
         if notice is not None:
             _tell(notice, context)
+        what = f"leasehold starts {count} workers" if count > 1 else "leasehold starts a worker"
+        say_banner(context, what, [("database", database_name(context.settings))], app)
         workers.append(_Workers(context, command))
         return await _serve(workers[0], count, stop)
 

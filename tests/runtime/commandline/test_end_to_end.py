@@ -297,6 +297,11 @@ def test_workers_are_restarted_when_they_die_and_drain_together(terminal: Termin
     parent = terminal.begin("up", "--workers", "2")
     terminal.wait_until(lambda: terminal.said(parent).count("supervisor.started") == 2)
     [first, second] = psutil.Process(parent.pid).children()
+    said = terminal.said(parent)
+    assert re.search(
+        r"leasehold starts 2 workers.*database +postgresql://.*workflows +job 1, blocking 1", said, re.DOTALL
+    )
+    assert said.count("leasehold start job --input") == 1
 
     first.kill()
 
