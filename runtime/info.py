@@ -19,6 +19,7 @@ from kernel.model.machine import ENDED, Status
 from kernel.model.run import RunError, RunState, Step
 from kernel.model.stage import Body, StageState
 from kernel.ports.persistence import HeadRow, LogLine
+from telemetry.run_trace import parse_traceparent
 
 __all__ = [
     "ArtifactInfo",
@@ -89,7 +90,8 @@ class RunInfo:
 
     `input`, `output`, `stages` and `cancel_reason` are there only if its history was read (`stages` not None). `status`
     may be the derived SUSPENDED. `waiting_for` says why nothing of it executes now, None when something does or the run
-    has ended. `owner` is the live session that drives it. `duration_s` counts from the start, not from creation; costs
+    has ended. `owner` is the live session that drives it. `trace_id` is that of the trace which whoever created the run
+    has had it continue, in hexadecimal digits. `duration_s` counts from the start, not from creation; costs
     are USD; times are aware UTC.
     """
 
@@ -111,6 +113,7 @@ class RunInfo:
     total_tokens: int
     owner: str | None
     error: FailureInfo | None
+    trace_id: str | None = None
     waiting_detail: str | None = None
     cancel_reason: str | None = None
     input: Any = None
@@ -159,6 +162,7 @@ def run_info(
         total_tokens=given.total_tokens,
         owner=head.owner if head.owner_live else None,
         error=_run_error(given.error, state),
+        trace_id=_trace_id(head),
         input=None if state is None else found.get(state.input),
         output=None if state is None else _output(state, found),
         cancel_reason=None if state is None else state.cancel_reason,
@@ -168,6 +172,11 @@ def run_info(
             _stage(s, found, (progress or {}).get(s.id), state.steps.get(s.id, ())) for s in state.stages.values()
         ),
     )
+
+
+def _trace_id(head: HeadRow) -> str | None:
+    found = parse_traceparent(str((head.trace_context or {}).get("traceparent", "")))
+    return None if found is None else f"{found.trace_id:032x}"
 
 
 def wanted_bodies(state: RunState) -> list[Body]:
@@ -339,6 +348,7 @@ def run_json(info: RunInfo, *, full: bool = False) -> dict[str, Any]:
         "total_cost": format(info.total_cost, "f"),
         "total_tokens": info.total_tokens,
         "owner": info.owner,
+        "trace_id": info.trace_id,
         "stages": None if info.stages is None else [_stage_json(stage, full=full) for stage in info.stages],
     }
     if info.stages is None:

@@ -70,7 +70,10 @@ class Init:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Create a run. `input` and `config` are as written: JSON, @file or -; `timeout_s` bounds the wait, not the run."""
+    """Create a run. `input` and `config` are as written: JSON, @file or -; `timeout_s` bounds the wait, not the run.
+
+    `traceparent`: the W3C header of the span which the run's trace continues, as written.
+    """
 
     workflow: str
     input: str | None = None
@@ -78,6 +81,7 @@ class Start:
     config: str | None = None
     priority: int = 5
     run_at: datetime | None = None
+    traceparent: str | None = None
     wait: bool = False
     timeout_s: float | None = None
 

@@ -337,6 +337,7 @@ def _start(parser: argparse.ArgumentParser) -> _Make:
     parser.add_argument("--config", metavar="JSON|@FILE|-", help='configuration by stage: {"STAGE": {...}}')
     parser.add_argument("--priority", type=_number(0, 9), default=5, metavar="P", help="0 to 9 (default: 5)")
     parser.add_argument("--run-at", type=_moment, metavar="TIME", help="not before this time (ISO 8601)")
+    parser.add_argument("--traceparent", metavar="TRACEPARENT", help="continue the trace of this span (W3C header)")
     parser.add_argument("--wait", action="store_true", help="wait for its end; Ctrl-C stops waiting, not the run")
     parser.add_argument("--timeout", type=_seconds, dest="timeout_s", metavar="S", help="wait at most so many seconds")
     return _made_start

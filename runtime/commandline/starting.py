@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
@@ -20,6 +21,7 @@ from runtime.commandline.looking import describe, print_run
 from runtime.commandline.opening import Context, open_client, run_async
 from runtime.commandline.runs_view import short_id
 from runtime.commandline.waiting import say_it_goes_on, wait_for_end
+from telemetry.run_trace import parse_traceparent
 
 __all__ = ["read_json", "start_run"]
 
@@ -58,6 +60,7 @@ async def _start(command: Start, context: Context, started: _Started) -> int:
     config: object = read_json(command.config, "config")
     if config is not None and not isinstance(config, dict):
         raise InvalidCommand("--config is not a JSON object.", field="config", hint=_ways_to_give("config"))
+    trace_context = _trace_context(command.traceparent)
     async with open_client(context, app) as client:
         try:
             handle = await client.start(
@@ -67,6 +70,7 @@ async def _start(command: Start, context: Context, started: _Started) -> int:
                 config=cast("GivenConfig | None", config),
                 priority=command.priority,
                 run_at=command.run_at,
+                trace_context=trace_context,
             )
         except InvalidInput as error:
             if command.input is None:
@@ -80,6 +84,20 @@ async def _start(command: Start, context: Context, started: _Started) -> int:
                 context.screen.note(Span(f"Watch it: leasehold show {short_id(handle.id)}", "dim"))
             return DONE
         return await wait_for_end(context, client, handle, timeout_s=command.timeout_s)
+
+
+def _trace_context(traceparent: str | None) -> Mapping[str, str] | None:
+    if traceparent is None:
+        return None
+    given = traceparent.strip()
+    if parse_traceparent(given) is None:
+        raise InvalidCommand(
+            f'--traceparent: "{_short(traceparent)}" is no W3C traceparent.',
+            field="traceparent",
+            hint="Write it as VERSION-TRACE-SPAN-FLAGS in lower case hexadecimal digits, 2-32-16-2 of them, such as\n"
+            "  00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        )
+    return {"traceparent": given}
 
 
 # -- JSON from the command line ----------------------------------------------------------------------------------------

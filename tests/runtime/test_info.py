@@ -210,7 +210,7 @@ PAYLOADS = {Body(1): {"x": 1}, Body(4): "first", Body(7): "second", Body(8): Non
 RUN_KEYS = [
     "id", "workflow_id", "workflow_version", "status", "waiting_for", "priority", "idempotency_key", "input", "output",
     "error", "metadata", "created_at", "run_at", "started_at", "completed_at", "updated_at", "duration_s", "total_cost",
-    "total_tokens", "owner", "stages",
+    "total_tokens", "owner", "trace_id", "stages",
 ]
 STAGE_KEYS = [
     "id", "name", "group", "number", "status", "execution", "attempt", "progress", "started_at", "completed_at",

@@ -530,6 +530,41 @@ def test_starting_a_run_without_waiting_shows_it(world: World, command: Command,
     assert "The run goes on" in went_on
 
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_a_run_continues_the_trace_that_it_is_started_with(world: World, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "store.py").write_text(
+        "from kernel import *\nfrom runtime import App\n"
+        "@stage('greet')\nasync def greet(ctx: StageContext[None]) -> str:\n    return 'x'\n"
+        "app = App(workflows=[WorkflowBuilder('store', input=None, output=str).pipe(greet).build()])\n"
+    )
+    start = ("--app", "store:app", "start", "store")
+
+    code, out, _ = command(*start, "--traceparent", f"00-{TRACE}-00f067aa0ba902b7-01", "--json")
+    run_id = json.loads(out)["id"]
+    _, machine, _ = command("show", run_id, "--json")
+    _, shown, _ = command("show", run_id)
+
+    assert code == 0
+    assert json.loads(machine)["trace_id"] == TRACE
+    assert re.search(rf"^trace +{TRACE}$", shown, re.MULTILINE)
+    assert "trace " not in command("show", world.completed)[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yes", f"00-{TRACE}-0000000000000000-01", f"00-{TRACE.upper()}-00f067aa0ba902b7-01"]
+)
+def test_a_traceparent_that_is_none_is_refused_with_its_form(command: Command, text: str, tmp_path: Path) -> None:
+    (tmp_path / "store2.py").write_text("from runtime import App\napp = App(workflows=[])\n")
+
+    code, _, err = command("--app", "store2:app", "start", "store", "--traceparent", text, "--json")
+
+    error = json.loads(err)["error"]
+    assert (code, error["type"], error["field"]) == (2, "InvalidCommand", "traceparent")
+    assert TRACE in error["hint"]
+
+
 def test_a_database_that_does_not_answer_is_exit_code_three(command: Command) -> None:
     code, out, err = command("runs", "--database-url", "postgresql://u:hidden@127.0.0.1:1/d")
 
