@@ -30,6 +30,8 @@ _COMMENT = re.compile(r"^\s*--.*\n|[ \t]+--.*$", re.MULTILINE)
 _WITH_JOBS = re.compile(r"\{jobs:([^{}]*)\}")
 _WITHOUT_JOBS = re.compile(r"\{plain:([^{}]*)\}")
 _JOBS_OF = re.compile(r"^\{jobs_of (\w+)\}\n", re.MULTILINE)
+_SHARED = ("page_of_heads", "head")
+"""Parts that several statements have in common; the first names the second."""
 _PLACEHOLDER = re.compile(rf"\b{DEFAULT_SCHEMA}\b")
 
 
@@ -63,8 +65,9 @@ def statement(name: str, schema: Schema, *, jobs: bool = False) -> str:
         sql = (_WITHOUT_JOBS if jobs else _WITH_JOBS).sub("", sql)
         sql = (_WITH_JOBS if jobs else _WITHOUT_JOBS).sub(r"\1", sql)
         sql = _JOBS_OF.sub(_changing_jobs if jobs else "", sql)
-    if "{head}" in sql:
-        sql = sql.replace("{head}", _read("sql/head.fragment.sql").rstrip())
+    for shared in _SHARED:
+        if f"{{{shared}}}" in sql:
+            sql = sql.replace(f"{{{shared}}}", _read(f"sql/{shared}.fragment.sql").rstrip())
     return qualify(sql, schema).strip()
 
 
