@@ -13,14 +13,11 @@ import anyio
 
 from runtime.bench.laboratory import Laboratory, MeasureFailed, Measurement
 from runtime.bench.processes import BenchProcess
+from runtime.bench.waiting import CAUTION, WITHIN_S, in_ms, seconds_per_run, until_asleep
 from runtime.bench.workflows import polls
 
 __all__ = ["measure_polls"]
 
-SAMPLE = 300
-CAUTION = 1.5
-"""Creating may turn out to be slower than a few runs suggest; who is not asleep when all are due did not wait."""
-WITHIN_S = 300.0
 SETTLE_S = 3.0
 LOOK_S = 0.1
 
@@ -30,12 +27,12 @@ async def measure_polls(lab: Laboratory) -> Measurement:
     await lab.empty()
     runs, poll_s = lab.sizes.polls, lab.sizes.poll_s
     async with lab.process("worker") as worker, lab.process("client") as client:
-        per_run_s = await _seconds_per_run(lab, client)
+        per_run_s = await seconds_per_run(lab, client, polls.id, gap_s=0.0)
         due_s = time.time() + per_run_s * runs * CAUTION + poll_s
         await worker.ask("looks", forget=True)
         await client.ask("start-many", workflow=polls.id, runs=runs, until_s=due_s, gap_s=poll_s, within_s=WITHIN_S)
         await client.leave()
-        await _asleep(worker, due_s)
+        await until_asleep(worker, due_s)
         early = (await worker.ask("looks", forget=True))["count"]
         await anyio.sleep(max(due_s - time.time(), 0))
         await worker.ask("watch-loop")
@@ -58,27 +55,11 @@ async def measure_polls(lab: Laboratory) -> Measurement:
         "polled_after_due_s": looks["last_s"] - due_s,
         "looks_per_stage": looks["count"] / looks["runs"],
         "not_asleep_when_due": early,
-        "loop_lag_ms": {name: 1000 * lag[f"{name}_s"] for name in ("p50", "p99", "max")},
+        "loop_lag_ms": in_ms(lag),
         "worker_cpu_ms_per_look": 1000 * used / looks["count"],
         "done_after_due_s": done_s,
-        "loop_lag_done_ms": {name: 1000 * lag_done[f"{name}_s"] for name in ("p50", "p99", "max")},
+        "loop_lag_done_ms": in_ms(lag_done),
     }
-
-
-async def _seconds_per_run(lab: Laboratory, client: BenchProcess) -> float:
-    """How long the creation of a run takes, with everything that happens to it until it would wait."""
-    began_s = await lab.database.gauges.now_s()
-    await client.ask("start-many", workflow=polls.id, runs=SAMPLE, until_s=0.0, gap_s=0.0)
-    await lab.all_ended(within_s=WITHIN_S)
-    return (await lab.database.gauges.last_ended_s() - began_s) / SAMPLE
-
-
-async def _asleep(worker: BenchProcess, due_s: float) -> None:
-    """Wait until no run is in memory, or until shortly before they are due."""
-    while time.time() < due_s - 1:
-        if (await worker.ask("stats"))["actors"] == 0:
-            return
-        await anyio.sleep(0.2)
 
 
 async def _all_looked_at(worker: BenchProcess, stages: int) -> dict[str, float]:

@@ -12,15 +12,11 @@ import time
 import anyio
 
 from runtime.bench.laboratory import Laboratory, Measurement
-from runtime.bench.processes import BenchProcess
+from runtime.bench.waiting import CAUTION, SAMPLE, WITHIN_S, in_ms, seconds_per_run, until_asleep
 from runtime.bench.workflows import naps
 
 __all__ = ["measure_sleepers"]
 
-SAMPLE = 300
-CAUTION = 1.5
-"""Creating may turn out to be slower than a few runs suggest; who is not asleep when all are due did not wait."""
-WITHIN_S = 300.0
 MEGABYTE = 1_000_000
 
 
@@ -29,13 +25,13 @@ async def measure_sleepers(lab: Laboratory) -> Measurement:
     await lab.empty()
     runs, sleep_s = lab.sizes.sleepers, lab.sizes.sleep_s
     async with lab.process("worker") as worker, lab.process("client") as client:
-        per_run_s = await _seconds_per_run(lab, client)
+        per_run_s = await seconds_per_run(lab, client, naps.id)
         await worker.ask("watch-memory")
         idle = (await worker.ask("usage", settle=True))["memory_bytes"]
         due_s = time.time() + per_run_s * runs * CAUTION + sleep_s
         await client.ask("start-many", workflow=naps.id, runs=runs, until_s=due_s, within_s=WITHIN_S)
         await client.leave()
-        await _asleep(worker, due_s)
+        await until_asleep(worker, due_s)
         waiting = (await worker.ask("usage", settle=True))["memory_bytes"]
         early = SAMPLE + runs - await lab.database.gauges.unfinished()
         await anyio.sleep(max(due_s - time.time(), 0))
@@ -53,25 +49,9 @@ async def measure_sleepers(lab: Laboratory) -> Measurement:
         "not_asleep_when_due": early - SAMPLE,
         "memory_waiting_mb": _megabytes(waiting, idle),
         "memory_peak_mb": _megabytes(usage["peak_bytes"], idle),
-        "loop_lag_ms": {name: 1000 * lag[f"{name}_s"] for name in ("p50", "p99", "max")},
+        "loop_lag_ms": in_ms(lag),
         "worker_cpu_ms_per_run": 1000 * (usage["cpu_s"] - before) / runs,
     }
-
-
-async def _seconds_per_run(lab: Laboratory, client: BenchProcess) -> float:
-    """How long the creation of a run takes, with everything that happens to it until it would wait."""
-    began_s = await lab.database.gauges.now_s()
-    await client.ask("start-many", workflow=naps.id, runs=SAMPLE, until_s=0.0)
-    await lab.all_ended(within_s=WITHIN_S)
-    return (await lab.database.gauges.last_ended_s() - began_s) / SAMPLE
-
-
-async def _asleep(worker: BenchProcess, due_s: float) -> None:
-    """Wait until no run is in memory, or until shortly before they are due."""
-    while time.time() < due_s - 1:
-        if (await worker.ask("stats"))["actors"] == 0:
-            return
-        await anyio.sleep(0.2)
 
 
 def _megabytes(bytes_now: int | None, bytes_before: int | None) -> float | None:
