@@ -11,57 +11,22 @@ from datetime import timedelta
 
 from kernel.commands.execute_job import ExecuteJobResult
 from kernel.commands.reap_stale_leases import settle_job
-from kernel.dispatch import Kernel, Middleware
+from kernel.dispatch import Kernel
 from kernel.errors import Conflict, EngineError, ErrorInfo, Unavailable
 from kernel.job_work import work_job
-from kernel.journal import ForeignJournals
 from kernel.model.ids import attempt_token
 from kernel.parking import park_unowned
-from kernel.payloads import Limits
-from kernel.ports.blobs import BlobStore
-from kernel.ports.executor import Executor
 from kernel.ports.ids import Ids
 from kernel.ports.jobs import JobLease, LeasedJob
-from kernel.ports.journals import Journals
-from kernel.ports.registry import WorkflowRegistry
 from runtime.batch import hand_back
-from runtime.bootstrap import Storage
-from runtime.patience import PatientBlobs, PatientJournals
 from telemetry.logs import EventLogger, get_logger
-from telemetry.metered_journals import metered
 
-__all__ = ["attempt_job", "give_up_job", "hand_back_job", "job_kernel", "new_tokens"]
+__all__ = ["attempt_job", "give_up_job", "hand_back_job", "new_tokens"]
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
 UNDECIDABLE_DELAY = timedelta(seconds=30)
 """A job that cannot be executed here, and whose run cannot be parked, is tried again after so long."""
-
-
-def job_kernel(
-    storage: Storage,
-    registry: WorkflowRegistry,
-    executor: Executor,
-    limits: Limits,
-    *,
-    journals: Journals | None = None,
-    blobs: BlobStore | None = None,
-    around: Middleware | None = None,
-) -> Kernel:
-    """The kernel that executes jobs: it waits for a store that is away rather than lose what a body has done."""
-    foreign = journals or metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids))
-    return Kernel(
-        persistence=storage.persistence,
-        blob_store=blobs or PatientBlobs(storage.blobs),
-        clock=storage.clock,
-        ids=storage.ids,
-        registry=registry,
-        executor=executor,
-        journals=PatientJournals(foreign),
-        limits=limits,
-        job_transport=storage.jobs,
-        around=around,
-    )
 
 
 def new_tokens(ids: Ids, count: int) -> list[str]:

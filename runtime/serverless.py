@@ -27,7 +27,6 @@ from kernel.commands.reap_stale_leases import ReapStaleLeases
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
 from kernel.dispatch import Kernel
 from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
-from kernel.journal import ForeignJournals
 from kernel.ports.executor import Attempt
 from kernel.ports.jobs import LeasedJob
 from kernel.publishing import record_of
@@ -36,15 +35,14 @@ from runtime.bootstrap import Storage
 from runtime.client import Client
 from runtime.config import Settings
 from runtime.executor import LocalExecutor
-from runtime.job_attempt import attempt_job, hand_back_job, job_kernel, new_tokens
+from runtime.job_attempt import attempt_job, hand_back_job, new_tokens
+from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.narration import OutageLog
 from runtime.publishing import Parts
 from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import dispatch_due
-from runtime.side_by_side import SideBySide
 from telemetry.logs import EventLogger, get_logger
-from telemetry.metered_journals import metered
 
 __all__ = ["JobMessage", "JobResult", "JobsProcessed", "MaintenanceTick", "ServerlessHost"]
 
@@ -232,21 +230,7 @@ class ServerlessHost(Client):
         )
         executor = self._watched_executor(self._executor)
         self._attempts = job_kernel(storage, self.app, executor, self._limits(), around=self._around)
-        return Kernel(
-            persistence=storage.persistence,
-            blob_store=storage.blobs,
-            clock=storage.clock,
-            ids=storage.ids,
-            registry=self.app,
-            executor=executor,
-            journals=metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)),
-            limits=self._limits(),
-            around=self._around,
-            scheduler=storage.scheduler,
-            concurrency=SideBySide(),
-            job_transport=storage.jobs,
-            event_sink=self._sinks,
-        )
+        return host_kernel(storage, self.app, executor, self._limits(), sinks=self._sinks, around=self._around)
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         await super()._start_services(tasks)

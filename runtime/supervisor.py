@@ -40,9 +40,9 @@ from runtime.claiming import RunClaimer
 from runtime.client import Client
 from runtime.config import Settings
 from runtime.executor import LocalExecutor
-from runtime.job_attempt import job_kernel
 from runtime.job_worker import JobWorker
 from runtime.journals import RoutedJournals
+from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
 from runtime.metering import Metering
@@ -52,7 +52,6 @@ from runtime.publishing import Parts, Publisher
 from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import ScheduledCommands
 from runtime.session import Session, SessionTiming
-from runtime.side_by_side import SideBySide
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
 from telemetry.metered_journals import metered
@@ -266,19 +265,14 @@ class Supervisor(Client):
         self._idle.set()
 
     def _kernel_with(self, storage: Storage, journals: Journals, executor: Executor, blobs: BlobStore) -> Kernel:
-        return Kernel(
-            persistence=storage.persistence,
-            blob_store=blobs,
-            clock=storage.clock,
-            ids=storage.ids,
-            registry=self._registry,
-            executor=executor,
-            scheduler=storage.scheduler,
-            event_sink=self._sinks,
+        return host_kernel(
+            storage,
+            self._registry,
+            executor,
+            self._limits(),
+            sinks=self._sinks,
             journals=journals,
-            limits=self._limits(),
-            concurrency=SideBySide(),
-            job_transport=storage.jobs,
+            blobs=blobs,
             around=self._around,
         )
 
