@@ -1,7 +1,7 @@
 """How a check says that an adapter does not do what its port promises.
 
-Not by `assert`: these modules are imported from where they are installed, where pytest does not explain asserts, and
-`python -O` drops them, with which every adapter would pass.
+Not by `assert`, which only pytest explains, and only where it was asked to, as the suite for stores does; these checks
+do without pytest, and `python -O` drops asserts, with which every adapter would pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the engine asks of a store of runs, in slices that can be satisfied one by one.
 
 One append to one run's history, conditional on the sequence number (and the owner) that it was decided on, is the
-only way anything about a run changes. An adapter must pass `tests/conformance/` to be believed.
+only way anything about a run changes. An adapter must pass `adapters/conformance/store/` to be believed.
 
 Common to every call: a deadline inside the adapter bounds each wait; driver errors come out as `Unavailable` (wait
 and retry) or as one of the errors named here. Payloads and facts cross as raw JSON bytes, encoded once.

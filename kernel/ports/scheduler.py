@@ -4,7 +4,7 @@ Two slices, because who schedules and who dispatches are different people: a ker
 what is due. Commands cross as the JSON that `kernel.dispatch.parse_command` reads, so a store knows none of them.
 
 A command that is due is *taken* under a lease and is somebody else's again when the lease ends: it is dispatched at
-least once, and by one process at a time. Time is the store's own. An adapter must pass `tests/conformance/`.
+least once, and by one process at a time. Time is the store's own. An adapter must pass `adapters/conformance/store/`.
 """
 
 from __future__ import annotations

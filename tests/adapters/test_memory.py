@@ -6,9 +6,9 @@ import pytest
 from anyio import CancelScope, create_task_group, fail_after, move_on_after
 from anyio.lowlevel import checkpoint
 
+from adapters.conformance.store.builders import KnownRun, a_creation, a_definition, annotating
 from adapters.memory import MemoryBlobStore, MemoryPersistence
 from kernel.ports.persistence import RunQuery, SessionInfo
-from tests.conformance.builders import KnownRun, a_creation, a_definition, annotating
 
 pytestmark = pytest.mark.anyio
 

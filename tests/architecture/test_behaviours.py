@@ -36,10 +36,15 @@ DEFECT_ROWS = rows("Defects that do not come back")
 
 @cache
 def arguments_of_tests(path: str) -> dict[str, set[str]]:
-    """The names of the arguments of every test in a file."""
+    """The names of the arguments of every test in a file, also of those that it has from the suite for all stores."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8")) if (ROOT / path).is_file() else ast.Module([], [])
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return {f.name: {arg.arg for arg in (*f.args.args, *f.args.kwonlyargs)} for f in functions}
+    found: dict[str, set[str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.names[0].name == "*":
+            found |= arguments_of_tests(node.module.replace(".", "/") + ".py")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found[node.name] = {arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)}
+    return found
 
 
 def missing(text: str) -> list[str]:

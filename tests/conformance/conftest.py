@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from anyio import sleep
 from anyio.lowlevel import checkpoint
 
+from adapters.conformance.store import Backdoor, World
 from adapters.memory import MemoryPersistence
 from adapters.postgres import open_postgres
-from tests.conformance.worlds import World
-from tests.conftest import execute, fetch_value, with_database
+from tests.conftest import SEED, execute, fetch_value, with_database
 
 
 class ByHand:
@@ -30,17 +29,7 @@ class ByHand:
         await checkpoint()
 
 
-class ByWaiting:
-    """Time in a database."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    async def a_little(self) -> None:
-        await sleep(0.02)
-
-
-class BehindMemory:
+class BehindMemory(Backdoor):
     def __init__(self, store: MemoryPersistence, clock: ByHand) -> None:
         self._store = store
         self._clock = clock
@@ -78,7 +67,7 @@ class BehindMemory:
         self._store._tables.jobs[run_id, stage_id].due_at -= by
 
 
-class BehindPostgres:
+class BehindPostgres(Backdoor):
     def __init__(self, url: str) -> None:
         self._url = url
 
@@ -135,18 +124,16 @@ async def served(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIte
         return
     url = request.getfixturevalue("shared_database")
     async with open_postgres(url, migrate=True) as store, open_postgres(url) as other:
-        yield lambda: World(store, other, ByWaiting(), BehindPostgres(url))
+        yield lambda: World(store, other, backdoor=BehindPostgres(url), seed=SEED)
 
 
 @pytest.fixture
 async def world(served: Callable[[], World]) -> AsyncIterator[World]:
-    world = served()
-    await world.open()
-    yield world
-    await world.close()
+    async with served() as world:
+        yield world
 
 
-def in_memory() -> World:
+def in_memory(made: Callable[[ByHand], MemoryPersistence] = MemoryPersistence) -> World:
     clock = ByHand()
-    store = MemoryPersistence(clock)
-    return World(store, store, clock, BehindMemory(store, clock))
+    store = made(clock)
+    return World(store, passage=clock, backdoor=BehindMemory(store, clock), seed=SEED)

@@ -2,7 +2,7 @@
 
 The store keeps the promises that handlers rely on: an append is refused when the sequence number has moved or the key
 is taken, and what is refused leaves no trace. It leaves out what handlers cannot see (leases that expire, unknown
-outcomes, other connections); those are the business of `tests/conformance` and of the real stores.
+outcomes, other connections); those are the business of `adapters/conformance/store` and of the real stores.
 """
 
 from __future__ import annotations

@@ -13,12 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from adapters.postgres import PostgresPersistence
-from adapters.postgres.statements import Schema, qualify
-from kernel.journal import fold_stored
-from kernel.ports.persistence import Lease, SessionInfo
-from tests.adapters.postgres.stores import LONG, Home
-from tests.conformance.builders import (
+from adapters.conformance.store.builders import (
     KnownRun,
     a_definition,
     a_key,
@@ -29,6 +24,11 @@ from tests.conformance.builders import (
     starting,
     suspending,
 )
+from adapters.postgres import PostgresPersistence
+from adapters.postgres.statements import Schema, qualify
+from kernel.journal import fold_stored
+from kernel.ports.persistence import Lease, SessionInfo
+from tests.adapters.postgres.stores import LONG, Home
 
 ENDED = 100_000
 WORKFLOWS = [f"crowd-{n}" for n in range(5)]

@@ -10,10 +10,10 @@ from uuid import uuid4
 
 from anyio import fail_after, sleep
 
+from adapters.conformance.store.builders import KnownRun, a_creation, a_definition, starting
 from adapters.postgres import PostgresPersistence
 from kernel.errors import EngineError
 from kernel.ports.persistence import Append, Lease, SessionInfo
-from tests.conformance.builders import KnownRun, a_creation, a_definition, starting
 
 T = TypeVar("T")
 

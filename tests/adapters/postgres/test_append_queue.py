@@ -10,11 +10,11 @@ from itertools import count
 
 import pytest
 
+from adapters.conformance.store.builders import IDS, KnownRun, a_creation, a_key, annotating, noting
 from adapters.postgres.append_queue import BYTES_MAX, ROWS_MAX, AppendQueue, is_stuck
 from adapters.postgres.batches import Item, item_of
 from kernel.errors import InvalidCommand, Unavailable
 from kernel.ports.persistence import Append, KeyTaken, Lease
-from tests.conformance.builders import IDS, KnownRun, a_creation, a_key, annotating, noting
 
 NOW = datetime.now(UTC)
 MOMENTS = count()

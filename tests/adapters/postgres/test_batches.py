@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 from anyio import create_task_group
 
+from adapters.conformance.store.builders import a_key, annotating, completing
 from adapters.postgres import PostgresPersistence
 from kernel.errors import EngineError, PayloadRefused
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home, note_outcome, outcome_of, until
 from tests.adapters.postgres.wire import Wire
-from tests.conformance.builders import a_key, annotating, completing
 
 pytestmark = pytest.mark.anyio
 

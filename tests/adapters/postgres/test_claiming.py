@@ -13,13 +13,13 @@ import asyncpg
 import pytest
 from anyio import create_task_group
 
+from adapters.conformance.store.builders import KnownRun
 from adapters.postgres.claims import LONG_AGO, Mark
 from adapters.postgres.statements import Schema, statement
 from kernel.model.facts import FORMAT
 from kernel.ports.persistence import Claimed
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home
-from tests.conformance.builders import KnownRun
 from tests.conftest import execute
 
 pytestmark = pytest.mark.anyio

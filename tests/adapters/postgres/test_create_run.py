@@ -10,11 +10,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from adapters.conformance.store.builders import PLAN, KnownRun, a_key, annotating, completing, rerunning
 from kernel.journal import fold_stored
 from kernel.model.ids import is_run_id, minted_at
 from kernel.model.machine import Status
 from tests.adapters.postgres.stores import Home
-from tests.conformance.builders import PLAN, KnownRun, a_key, annotating, completing, rerunning
 
 pytestmark = pytest.mark.anyio
 

@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from anyio import create_task_group, fail_after, move_on_after
 
+from adapters.conformance.store.builders import annotating, completing
 from adapters.postgres import PostgresPersistence
 from adapters.postgres.hints import INTERVAL_S
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home, until
 from tests.adapters.postgres.wire import Wire
-from tests.conformance.builders import annotating, completing
 
 pytestmark = pytest.mark.anyio
 

@@ -9,11 +9,11 @@ import asyncpg
 import pytest
 from anyio import create_task_group
 
+from adapters.conformance.store.builders import KnownRun, annotating, completing, starting
 from adapters.postgres import open_postgres
 from kernel.journal import fold_stored
 from kernel.ports.outbox import SinkRecord
 from tests.adapters.postgres.stores import Home, until
-from tests.conformance.builders import KnownRun, annotating, completing, starting
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from anyio import CancelScope, create_task_group, fail_after
 
+from adapters.conformance.store.builders import KnownRun, annotating, starting
 from adapters.postgres import PostgresPersistence, open_postgres
 from adapters.postgres.connections import Deadlines, Line, Target
 from kernel.errors import EngineError, Unavailable
@@ -17,7 +18,6 @@ from kernel.journal import fold_stored
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home, note_outcome, outcome_of, until
 from tests.adapters.postgres.wire import Wire
-from tests.conformance.builders import KnownRun, annotating, starting
 
 pytestmark = pytest.mark.anyio
 

@@ -9,13 +9,13 @@ import asyncpg
 import pytest
 from anyio import create_task_group
 
+from adapters.conformance.store.builders import annotating
 from adapters.postgres import PostgresPersistence, migrate, open_postgres
 from adapters.postgres.connections import Target
 from adapters.postgres.partitions import extended_history
 from adapters.postgres.statements import Schema
 from kernel.model.ids import run_id_from
 from tests.adapters.postgres.stores import Home
-from tests.conformance.builders import annotating
 
 pytestmark = pytest.mark.anyio
 

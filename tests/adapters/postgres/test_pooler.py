@@ -9,13 +9,13 @@ import pytest
 from anyio import create_task_group, fail_after, move_on_after
 from anyio.to_thread import run_sync
 
+from adapters.conformance.store.builders import KnownRun, annotating, cancelling
 from adapters.postgres import PostgresPersistence
 from kernel.journal import fold_stored
 from kernel.model.machine import Status
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.pooler import Pooler
 from tests.adapters.postgres.stores import Home
-from tests.conformance.builders import KnownRun, annotating, cancelling
 
 pytestmark = pytest.mark.anyio
 

@@ -11,13 +11,13 @@ import pytest
 from anyio import create_task_group, fail_after
 from anyio.to_thread import run_sync
 
+from adapters.conformance.store.builders import annotating, completing
 from adapters.postgres.heartbeat import PostgresHeartbeat
 from kernel.errors import LeaseLost, Unavailable
 from kernel.ports.persistence import Beat
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home, until
 from tests.adapters.postgres.wire import Wire
-from tests.conformance.builders import annotating, completing
 
 pytestmark = pytest.mark.anyio
 

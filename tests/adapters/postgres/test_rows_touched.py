@@ -22,6 +22,7 @@ import asyncpg
 import pytest
 
 import adapters.postgres
+from adapters.conformance.store.builders import a_creation, a_key, annotating, completing
 from adapters.postgres import migrate, open_postgres
 from adapters.postgres.batches import item_of, key_columns, parameters
 from adapters.postgres.claims import LONG_AGO
@@ -60,7 +61,6 @@ from tests.adapters.postgres.explained import (
     rows_touched,
     scans_of_whole_tables,
 )
-from tests.conformance.builders import a_creation, a_key, annotating, completing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import pytest
 from anyio import fail_after
 
+from adapters.conformance.store.builders import a_key
 from adapters.postgres import PostgresPersistence, migrate
 from kernel.errors import RunNotFound
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home
-from tests.conformance.builders import a_key
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ import pytest
 from anyio import create_task_group, fail_after, sleep
 from anyio.lowlevel import checkpoint
 
+from adapters.conformance.store.builders import IDS, KnownRun, a_key, annotating, cancelling, completing
 from adapters.postgres import PostgresPersistence
 from adapters.postgres.batches import item_of, parameters
 from adapters.postgres.refusals import questions
@@ -19,7 +20,6 @@ from kernel.ports.persistence import Append, Lease
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home, note_outcome, outcome_of, until
 from tests.adapters.postgres.wire import Wire
-from tests.conformance.builders import IDS, KnownRun, a_key, annotating, cancelling, completing
 
 pytestmark = pytest.mark.anyio
 

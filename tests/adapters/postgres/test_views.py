@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 from pydantic import BaseModel
 
+from adapters.conformance.store.builders import looking, suspending
 from adapters.postgres import PostgresPersistence
 from adapters.system import RandomIds
 from kernel import Actor, RetryPolicy, RunFailed, StageContext, Trigger, Workflow, WorkflowBuilder, stage
@@ -24,7 +25,6 @@ from runtime import App, RunHandle, Settings, Supervisor
 from runtime.bootstrap import Storage
 from tests.adapters.postgres.crowd import utc_now
 from tests.adapters.postgres.stores import Home
-from tests.conformance.builders import looking, suspending
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 from anyio import create_task_group
 
+from adapters.conformance.store.builders import annotating, completing
 from kernel.ports.persistence import Append
 from tests.adapters.postgres.conftest import Open
 from tests.adapters.postgres.stores import Home, outcome_of
-from tests.conformance.builders import annotating, completing
 
 pytestmark = pytest.mark.anyio
 

@@ -1,4 +1,4 @@
-"""`run.claimPending`: which runs are taken is the store's affair, see `tests/conformance/test_claims.py`."""
+"""`run.claimPending`: which runs are taken is the store's affair, see `adapters/conformance/store/claims.py`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`lease.reapStale`: whose lease has ended is the store's affair, see `tests/conformance/test_sessions.py`."""
+"""`lease.reapStale`: whose lease has ended is the store's affair, see `adapters/conformance/store/sessions.py`."""
 
 import pytest
 

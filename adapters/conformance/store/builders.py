@@ -1,4 +1,4 @@
-"""Runs for the conformance suite, made by the real kernel: every fact, head and sequence number is one it decided.
+"""Runs for the suite, made by the real kernel: every fact, head and sequence number is one it decided.
 
 A *change* is a function that adds facts to a draft. A `KnownRun` is a run as somebody who has looked at it knows it;
 its methods draft appends, and `land` sends one and remembers where it led.
@@ -183,7 +183,7 @@ def a_creation(
     **new: Any,
 ) -> Append:
     """The append that creates a run, of these fields of `NewRun`; `change` adds to its first facts."""
-    moment = Moment(now=now, append_id=IDS.append_id(), session=lease and lease.session_id, starts=1)
+    moment = Moment(now=now, append_id=IDS.append_id(), session=None if lease is None else lease.session_id, starts=1)
     fact = RunCreated(
         workflow_id=workflow_id,
         workflow_version=version,

@@ -6,9 +6,9 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+from adapters.conformance.store.builders import QUEUED, KnownRun, scheduling
+from adapters.conformance.store.worlds import World
 from kernel.ports.jobs import Holder, JobInfo, JobTransport, LeasedJob
-from tests.conformance.builders import QUEUED, KnownRun, scheduling
-from tests.conformance.worlds import World
 
 MINUTE = timedelta(minutes=1)
 
@@ -25,9 +25,7 @@ async def a_queued_run(world: World, **fields: Any) -> KnownRun:
 
 
 def transport(world: World, *, other: bool = False) -> JobTransport:
-    store: Any = world.other if other else world.store
-    jobs: JobTransport = store.jobs
-    return jobs
+    return (world.other if other else world.store).jobs
 
 
 async def take(

@@ -1,0 +1,95 @@
+"""What operators watch of a store as a whole: how much is due and waits, since when, and for whom nobody is there.
+
+Tests may share a database, so they look at their own workflow, or at what has become more.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from adapters.conformance.store.builders import completing
+from adapters.conformance.store.worlds import World
+from kernel.ports.outbox import SinkRecord
+from kernel.ports.persistence import Backlog
+
+pytestmark: pytest.MarkDecorator = pytest.mark.anyio
+
+
+async def runnable(world: World) -> int:
+    return (await world.store.backlog()).runnable.get(world.workflow, 0)
+
+
+async def test_due_runs_that_nobody_drives_are_counted_by_workflow(world: World) -> None:
+    for _ in range(3):
+        await world.create()
+    await world.started(await world.session())
+
+    assert await runnable(world) == 3
+
+
+async def test_what_sleeps_is_parked_or_has_ended_does_not_wait(world: World) -> None:
+    owner = await world.session()
+    await world.create(run_at=world.now() + timedelta(hours=1))
+    await world.parked()
+    ended = await world.started(owner)
+    for _ in range(2):
+        await ended.land(world.store, ended.owned(completing))
+
+    assert await runnable(world) == 0
+
+
+async def test_a_run_whose_owner_is_condemned_waits_to_be_taken_over(world: World) -> None:
+    await world.orphan()
+
+    assert await runnable(world) == 1
+
+
+async def test_the_age_is_that_of_the_run_that_has_been_due_longest(world: World) -> None:
+    await world.create()
+    old = await world.create()
+    world.backdoor.age(old.id, timedelta(days=400))
+
+    age = (await world.store.backlog()).oldest_age
+
+    assert age is not None
+    assert timedelta(days=400) <= age < timedelta(days=401)
+
+
+async def test_runs_whose_workflow_nobody_live_knows_are_counted_apart(world: World) -> None:
+    before = (await world.store.backlog()).unknown
+    await world.create()
+
+    unknown = (await world.store.backlog()).unknown
+    await world.session()
+    known = (await world.store.backlog()).unknown
+
+    assert unknown >= before + 1
+    assert known <= unknown - 1
+
+
+async def test_events_wait_from_the_moment_they_are_due_until_the_sink_has_them(world: World) -> None:
+    sink = SinkRecord(name=f"sink-{world.workflow}", events=None)
+    await world.store.register_sinks([sink])
+    await world.create()
+
+    async def lagging() -> Backlog | None:
+        backlog = await world.store.backlog()
+        return backlog if backlog.outbox_lag is not None and backlog.outbox_lag > timedelta(0) else None
+
+    assert await world.until(lagging)
+    await world.store.forget_sink(sink.name)
+
+
+async def test_a_claimed_run_tells_how_long_it_had_been_due(world: World) -> None:
+    run = await world.create()
+    world.backdoor.age(run.id, timedelta(minutes=7))
+    orphan = await world.orphan()
+
+    claimed = {each.history.head.run_id: each for each in await world.store.claim(await world.session(), 10)}
+
+    waited = claimed[run.id].waited
+    assert waited is not None
+    assert timedelta(minutes=7) <= waited < timedelta(minutes=8)
+    assert claimed[orphan.id].waited is None
