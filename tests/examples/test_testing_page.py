@@ -14,30 +14,53 @@ from adapters.conformance import BLOB_STORE_CHECKS, EVENT_SINK_CHECKS
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")
 
 
 def blocks(page: str) -> list[str]:
     return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
-def passed(folder: Path, text: str) -> int:
+def passed(folder: Path, text: str, *options: str) -> int:
     """How many tests of this text pass in a folder of somebody's own; all of them do."""
     (folder / "test_page.py").write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_page.py"]
+    summary, report = said(folder, *options)
+    found = re.fullmatch(r"(\d+) passed in .*", summary)
+    assert found is not None, report
+    return int(found[1])
+
+
+def said(folder: Path, *options: str) -> tuple[str, str]:
+    """The last line and the whole of what pytest says of the tests in the folder; none fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=50, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    found = re.fullmatch(r"(\d+) passed in .*", ran.stdout.splitlines()[-1])
-    assert found is not None, ran.stdout
-    return int(found[1])
+    return ran.stdout.splitlines()[-1], ran.stdout
 
 
 @pytest.mark.processes
 def test_every_line_of_the_page_runs_on_both_loops(tmp_path: Path) -> None:
-    text = "\n\n".join(blocks("TESTING.md"))
+    text = "\n\n".join(block for block in blocks("TESTING.md") if not FILE.match(block))
 
     single = len(re.findall(r"^async def test_", text, re.MULTILINE)) - 2
     assert passed(tmp_path, text) == 2 * (single + len(BLOB_STORE_CHECKS) + len(EVENT_SINK_CHECKS))
+
+
+@pytest.mark.processes
+def test_the_store_of_the_page_is_held_to_the_promises_that_its_backdoor_lets_be_checked(tmp_path: Path) -> None:
+    for block in blocks("TESTING.md"):
+        if name := FILE.match(block):
+            (tmp_path / name[1]).write_text(block, encoding="utf-8")
+
+    # A tenth of it: in memory too, the whole takes as long as a small suite.
+    summary, report = said(tmp_path, "-rs", "-k", "key or annotation or claimed or expired or forgotten")
+
+    found = re.fullmatch(r"(\d+) passed, (\d+) skipped, \d+ deselected in .*", summary)
+    assert found is not None, report
+    assert int(found[1]) > 50
+    assert "not checked: the Backdoor of this store has no age_command" in report
+    assert "has no expire" not in report
 
 
 @pytest.mark.processes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,7 +98,52 @@ def test_the_wheel_has_what_is_not_python_too_and_nothing_else(wheel: Path) -> N
     assert {f"{package}/py.typed" for package in ("kernel", "runtime", "adapters", "telemetry")} <= set(names)
     assert any(name.startswith("adapters/postgres/sql/") for name in names)
     assert any(name.startswith("adapters/postgres/migrations/") for name in names)
+    suite = {path.relative_to(ROOT).as_posix() for path in (ROOT / "adapters" / "conformance").rglob("*.py")}
+    assert "adapters/conformance/store/claims.py" in suite
+    assert suite <= set(names)
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
+
+
+WORLD = """
+import os
+from dataclasses import replace
+
+import pytest
+
+from adapters.conformance.store import World
+from adapters.memory import MemoryPersistence
+from adapters.system import SystemClock
+
+
+class Ledger(MemoryPersistence):
+    async def append(self, append, /):
+        await super().append(replace(append, key=None) if "FORGETFUL" in os.environ else append)
+
+
+@pytest.fixture
+async def world():
+    async with World(Ledger(SystemClock())) as world:
+        yield world
+"""
+
+
+def test_a_store_of_somebody_s_own_is_held_to_the_suite_and_told_what_it_breaks(person: Person) -> None:
+    (person.folder / "conftest.py").write_text(WORLD)
+    for topic in ("keys", "workflows"):
+        (person.folder / f"test_{topic}.py").write_text(f"from adapters.conformance.store.{topic} import *\n")
+    command = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error")
+
+    kept = person.types(*command)
+    person.environment["FORGETFUL"] = "yes"
+    broken = person.types(*command, expect=1)
+
+    assert re.search(r"^\d\d passed in ", kept, re.MULTILINE), kept
+    assert "FAILED test_keys.py::test_a_key_leads_to_its_run[asyncio]" in broken
+    assert "FAILED test_keys.py::test_a_key_leads_to_its_run[trio]" in broken
+    assert "FAILED test_workflows.py" not in broken
+    assert re.search(r"^E +(AssertionError: )?assert None == '[0-9a-f-]{36}'$", broken, re.MULTILINE), broken
+    assert re.search(r"world = <World of Ledger, seed=\d+>", broken)
+    assert re.search(r"site-packages/adapters/conformance/store/keys\.py:\d+: AssertionError", broken)
 
 
 def test_an_empty_folder_becomes_a_working_project(person: Person) -> None:
