@@ -28,7 +28,7 @@ from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
 from kernel.dispatch import Kernel
 from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
 from kernel.ports.executor import Attempt
-from kernel.ports.jobs import LeasedJob
+from kernel.ports.jobs import JobLease, LeasedJob
 from kernel.publishing import record_of
 from runtime.app import App, ServiceFactory
 from runtime.bootstrap import Storage
@@ -60,8 +60,9 @@ REPAIR_EVERY = timedelta(minutes=1)
 class JobMessage:
     """A job that somebody wants to have executed, as it may travel through a queue of another kind.
 
-    `job_id` names it in logs (run id/stage id). With `attempt`, only the attempt of this number. With `token`, the job
-    was taken out of its queue under it (`JobTransport.dequeue`) by whoever sent the message; without one, by the host.
+    `job_id` names it in logs (run id/stage id). With `attempt`, only the attempt of this number. Without a `token`, the
+    host takes the job when the message arrives. With one, whoever sent the message has taken it out of its queue under
+    that token (`JobTransport.dequeue`): the message is good while that lease holds, and never again after it.
     """
 
     job_id: str
@@ -152,8 +153,7 @@ class ServerlessHost(Client):
         Raises: Unavailable, when the database cannot be reached; then nothing was begun, or it is found and repeated.
         """
         with self._call():
-            token = message.token or new_tokens(self.storage.ids, 1)[0]
-            job = await self.storage.jobs.take(message.run_id, message.stage_id, token, holder=self._settings.lease)
+            job = await self._taken(message)
             if job is None:
                 error = f'Job "{message.job_id}" does not wait to be executed: it is done, not due, or somebody has it'
                 return JobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=error))
@@ -267,6 +267,25 @@ class ServerlessHost(Client):
     async def record_step(self, attempt: Attempt, /, *, position: int, name: str, result: bytes) -> bool:
         """Record a step of a body that runs here; False when its attempt has been superseded."""
         return await record_step(self.kernel.ports, attempt, position=position, name=name, result=result)
+
+    async def _taken(self, message: JobMessage) -> LeasedJob | None:
+        """The job of a message, leased to this call or by who sent it.
+
+        Nothing is taken under a token that came with a message: an attempt that was lost under it may have a frozen
+        process, which would end by it what others have begun since.
+        """
+        jobs = self.storage.jobs
+        if message.token is not None:
+            named = JobLease(message.run_id, message.stage_id, message.token)
+            job = await jobs.find_leased(named)
+            if job is None or not job.polls:
+                return job
+            # No attempt begins with a check, and shows that the message was delivered before: who can give up the lease
+            # that it names asks, under one of its own.
+            if not await jobs.release(named):
+                return None
+        (token,) = new_tokens(self.storage.ids, 1)
+        return await jobs.take(message.run_id, message.stage_id, token, holder=self._settings.lease)
 
     async def _attempt(self, job: LeasedJob, *, attempt: int | None = None) -> ExecuteJobResult:
         """Execute a job under its lease; when that is lost, the body is interrupted and its result a ghost."""

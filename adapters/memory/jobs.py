@@ -22,6 +22,7 @@ __all__ = [
     "check_lease",
     "dequeue",
     "discard",
+    "find_leased",
     "held_by",
     "infos",
     "outlook",
@@ -129,11 +130,23 @@ def take(tables: Tables, run_id: str, stage_id: str, token: str, holder: Holder,
     """Lease one job, if it is there to be taken. Raises: LeaseLost."""
     _check_holder(tables, holder, now)
     job = tables.jobs.get((run_id, stage_id))
-    if job is None or tables.runs[run_id].parked_reason is not None or tables.runs[run_id].format > FORMAT:
+    if job is None or not _can_go_on(tables, run_id):
         return None
     if job.token == token:
         return _leased(job)
     return _lease(tables, job, token, holder, now) if job.token is None and job.due_at <= now else None
+
+
+def find_leased(tables: Tables, lease: JobLease) -> LeasedJob | None:
+    """The job that is leased under this token, unless its run is set aside."""
+    job = _held(tables, lease)
+    if job is None or not _can_go_on(tables, lease.run_id):
+        return None
+    return _leased(job)
+
+
+def _can_go_on(tables: Tables, run_id: str) -> bool:
+    return tables.runs[run_id].parked_reason is None and tables.runs[run_id].format <= FORMAT
 
 
 def beat(tables: Tables, leases: Iterable[JobLease], now: datetime, *, lease: timedelta) -> Collection[JobLease]:

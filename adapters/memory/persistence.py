@@ -356,6 +356,9 @@ class MemoryJobTransport:
     async def take(self, run_id: str, stage_id: str, token: str, /, *, holder: Holder) -> LeasedJob | None:
         return await self._in_turn(lambda tables, now: jobs.take(tables, run_id, stage_id, token, holder, now))
 
+    async def find_leased(self, lease: JobLease, /) -> LeasedJob | None:
+        return await self._in_turn(lambda tables, _now: jobs.find_leased(tables, lease))
+
     async def heartbeat(self, leases: Sequence[JobLease], /, *, lease: timedelta) -> Collection[JobLease]:
         return await self._in_turn(lambda tables, now: jobs.beat(tables, leases, now, lease=lease))
 

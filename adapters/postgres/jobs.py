@@ -62,6 +62,12 @@ class Jobs:
         _check_alive(rows, holder)
         return None if rows[0]["run_id"] is None else _leased(rows[0])
 
+    async def find_leased(self, lease: JobLease) -> LeasedJob | None:
+        if not is_run_id(lease.run_id):
+            return None
+        rows = await self._fetch("find a leased job", "leased_job", lease.run_id, lease.stage_id, lease.token, FORMAT)
+        return _leased(rows[0]) if rows else None
+
     async def heartbeat(self, leases: Sequence[JobLease], lease: timedelta) -> Collection[JobLease]:
         if not leases:
             return ()
@@ -132,6 +138,9 @@ class PostgresJobTransport:
 
     async def take(self, run_id: str, stage_id: str, token: str, /, *, holder: Holder) -> LeasedJob | None:
         return await self._call(lambda: self._jobs.take(run_id, stage_id, token, holder))
+
+    async def find_leased(self, lease: JobLease, /) -> LeasedJob | None:
+        return await self._call(lambda: self._jobs.find_leased(lease))
 
     async def heartbeat(self, leases: Sequence[JobLease], /, *, lease: timedelta) -> Collection[JobLease]:
         return await self._call(lambda: self._jobs.heartbeat(leases, lease))

@@ -175,8 +175,13 @@ def decide_start(state: RunState, command: ExecuteJob, moment: Moment) -> Decisi
 def _start_job(
     draft: Draft, stage: StageState, command: ExecuteJob, token: str
 ) -> Decision[Started | ExecuteJobResult]:
-    """Start the attempt whose job is leased under this token. The store has found it due, by its own clock."""
-    reason = _not_startable(draft.state, stage, command, datetime.max.replace(tzinfo=UTC))
+    """Start the attempt whose job is leased under this token. The store has found it due, by its own clock.
+
+    A token that an attempt has had starts no other: whoever executed the first under it may be frozen, and would end
+    the second by it.
+    """
+    reason = "an attempt was started under this token before" if token in stage.tokens else None
+    reason = reason or _not_startable(draft.state, stage, command, datetime.max.replace(tzinfo=UTC))
     if reason is not None:
         return draft.decided(_ghost(draft.state, stage, reason))
     draft.lease = JobLease(draft.state.run_id, stage.id, token)

@@ -232,7 +232,7 @@ def _rerun(state: RunState, fact: RunRerun, at: datetime) -> RunState:
     for stage_id in fact.discarded:
         stage = _stage(state, stage_id)
         advance(STAGE_TRANSITIONS, stage.status, fact.type, subject=f'Stage "{stage_id}" of run "{state.run_id}"')
-        stages[stage_id] = fresh_stage(stage.plan, execution=stage.execution + 1)
+        stages[stage_id] = fresh_stage(stage.plan, execution=stage.execution + 1, tokens=stage.tokens)
     return replace(
         state,
         seq=state.seq + 1,

@@ -74,8 +74,9 @@ class StageState:
     `lost` against `max_lost`; `lost_in` are the sessions in which attempts were lost. `given_back` says that the last
     attempt ended without counting, so the next one has the same number. `suspension` stays after a failed check that
     is retried, because the next attempt is given its state. `keys` are the idempotency keys of this execution's
-    attempts, in order, and `key` that of the running or last one, if it has one. `ended_seq` is the sequence number of
-    the fact that ended the stage.
+    attempts, in order, and `key` that of the running or last one, if it has one. `tokens` are those of every attempt
+    of every execution: none of them starts another one. `ended_seq` is the sequence number of the fact that ended the
+    stage.
     """
 
     plan: PlannedStage
@@ -84,6 +85,7 @@ class StageState:
     attempt: int = 0
     scheduled: bool = False
     token: str | None = None
+    tokens: tuple[str, ...] = ()
     due_at: datetime | None = None
     failures: int = 0
     lost: int = 0
@@ -118,9 +120,9 @@ class StageState:
         return self.status in ACTIVE
 
 
-def fresh_stage(plan: PlannedStage, *, execution: int = 1) -> StageState:
-    """A stage whose turn has not come, in its first or in a new execution."""
-    return StageState(plan=plan, execution=execution)
+def fresh_stage(plan: PlannedStage, *, execution: int = 1, tokens: tuple[str, ...] = ()) -> StageState:
+    """A stage whose turn has not come, in its first execution, or in a new one after attempts under these tokens."""
+    return StageState(plan=plan, execution=execution, tokens=tokens)
 
 
 def next_attempt(stage: StageState) -> int:
@@ -148,6 +150,7 @@ def _started(stage: StageState, fact: StageStarted, status: Status, _seq: int, a
         scheduled=True,
         attempt=fact.attempt,
         token=fact.token,
+        tokens=(*stage.tokens, fact.token),
         due_at=None,
         given_back=False,
         keys=stage.keys if fact.key is None else (*stage.keys, fact.key),

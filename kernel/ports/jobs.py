@@ -78,7 +78,15 @@ class JobTransport(Protocol):
     async def take(self, run_id: str, stage_id: str, token: str, /, *, holder: Holder) -> LeasedJob | None:
         """Take this very job if it waits and is due, or if it is leased under this token; None otherwise.
 
-        Raises: as `dequeue`.
+        The token is to be a new one, drawn by who calls; only a call that is sent again finds it leased already. Under
+        one that an attempt has had no other can be started. Raises: as `dequeue`.
+        """
+        ...
+
+    async def find_leased(self, lease: JobLease, /) -> LeasedJob | None:
+        """The job while it is leased under this very token and its run can go on; None otherwise. Nothing is prolonged.
+
+        Raises: Unavailable.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -105,6 +105,92 @@ async def test_a_message_that_is_delivered_twice_is_executed_once(store: SharedS
         assert [(result.outcome, result.ghost) for result in results] == [("completed", False)]
         assert [(result.outcome, result.ghost) for result in (again, other, late)] == [("failed", True)] * 3
         assert gates.stages() == ["left"]
+
+
+async def test_a_token_whose_attempt_was_lost_takes_nothing_and_ends_nothing_any_more(store: SharedStore) -> None:
+    gates = Gates()
+    workflow = gated(gates, retry=RetryPolicy(initial_interval=timedelta(milliseconds=1), jitter=False))
+    async with store.host(workflow, **BOTH) as host:
+        run = await host.start(workflow, 1)
+        await host.run_maintenance_tick()
+        await host.process_available_jobs()
+        # Its process is frozen from here on, until after its lease.
+        frozen = await take_for_a_moment(host, run, "first")
+        await begin(host, frozen)
+        await until(lambda: swept(host))
+        await until(lambda: due(host, run))
+
+        message = JobMessage(job_id="1", run_id=run.id, stage_id="render", token="first")
+        redelivered = await host.handle_job(message)
+        assert (redelivered.ghost, gates.entered, await due(host, run)) == (True, [], True)
+
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(host.process_available_jobs)
+            await until(lambda: gates.entered)
+            again = await host.handle_job(message)
+            # The frozen one goes on.
+            late = await ended(host, frozen, b"666")
+            gates.open("render")
+
+        assert (again.ghost, late.ghost) == (True, True)
+        assert await finish(host, run) == 25
+        assert gates.entered == [(run.id, "render", 2)]
+
+
+async def ended(host: ServerlessHost, job: Any, output: bytes) -> Any:
+    """What becomes of a result that is reported under this job's lease."""
+    from kernel.commands.execute_job import decide_end
+    from kernel.model.attempts import Completed
+
+    outcome, (run_id, stage_id, token) = Completed(output=output), astuple(job.lease)
+    return await host.kernel.ports.journals.record(
+        run_id, lambda state, moment: decide_end(state, stage_id, token, outcome, RetryPolicy(), moment)
+    )
+
+
+async def test_the_job_of_a_token_that_nothing_was_begun_under_is_left_to_others_when_its_lease_has_ended(
+    store: SharedStore,
+) -> None:
+    workflow = plain()
+    async with store.host(workflow) as host:
+        run = await host.start(workflow, 4)
+        await host.run_maintenance_tick()
+        await host.storage.jobs.take(run.id, "double", "sent", holder=timedelta(microseconds=1))
+        await until(partial(is_swept_up, host, run))
+
+        late = await host.handle_job(JobMessage(job_id="1", run_id=run.id, stage_id="double", token="sent"))
+
+        assert (late.outcome, late.ghost) == ("failed", True)
+        assert await finish(host, run) == 16
+
+
+async def is_swept_up(host: ServerlessHost, run: Any) -> bool:
+    await host.run_maintenance_tick()
+    return await due(host, run)
+
+
+async def test_a_message_for_a_check_that_is_delivered_twice_asks_once(store: SharedStore) -> None:
+    asked: list[int] = []
+    workflow = polled(asked, checks=1)
+    async with store.host(workflow) as host:
+        run = await host.start(workflow, 8)
+        await host.run_maintenance_tick()
+        await host.process_available_jobs()
+        await until(lambda: due(host, run))
+        await host.storage.jobs.take(run.id, "order", "sent", holder=timedelta(seconds=30))
+        message = JobMessage(job_id="1", run_id=run.id, stage_id="order", token="sent")
+        results: list[Any] = []
+
+        async def handle() -> None:
+            results.append(await host.handle_job(message))
+
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(handle)
+            calls.start_soon(handle)
+
+        assert sorted((result.outcome, result.ghost) for result in results) == [("completed", False), ("failed", True)]
+        assert asked == [8]
+        assert await run.result(timeout=5) == "order 8"
 
 
 async def test_a_message_for_an_attempt_that_is_over_leaves_the_next_one_alone(store: SharedStore) -> None:

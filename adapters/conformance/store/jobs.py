@@ -228,6 +228,43 @@ async def test_one_particular_job_can_be_taken_once_and_asked_for_again(world: W
     assert await jobs.take(run.id, "nowhere", token, holder=MINUTE) is None
 
 
+async def test_a_job_is_found_under_the_token_of_its_lease_and_under_no_other(world: World) -> None:
+    run = await a_queued_run(world)
+    (job,) = await take(world, holder=SHORT)
+    jobs, before = transport(world), await jobs_of(world, run)
+
+    assert await jobs.find_leased(job.lease) == job
+    assert await jobs.find_leased(replace(job.lease, token=tokens(1)[0])) is None
+    assert await jobs.find_leased(replace(job.lease, stage_id="right")) is None
+    assert await jobs.find_leased(replace(job.lease, run_id="no-run")) is None
+    # Nothing was taken by that, and nothing prolonged.
+    assert await jobs_of(world, run) == before
+
+
+async def test_a_job_is_no_longer_found_under_a_lease_that_was_swept_or_given_up(world: World) -> None:
+    run = await a_queued_run(world)
+    left, right = await started(world, run), await started(world, run, "right")
+    world.backdoor.expire_job(run.id, "left")
+    (swept,) = await sweep(world)
+    jobs = transport(world)
+
+    assert await jobs.find_leased(left) is None
+    await world.adds(run, losing_job(swept.job.lease))
+    await jobs.release(right)
+
+    assert [await jobs.find_leased(lease) for lease in (left, swept.job.lease, right)] == [None] * 3
+    assert (await jobs_of(world, run))["left"].token is None
+
+
+async def test_the_leased_job_of_a_parked_run_or_of_a_newer_release_is_not_found(world: World) -> None:
+    parked, newer = await a_queued_run(world), await a_queued_run(world)
+    leases = [await started(world, run) for run in (parked, newer)]
+    await world.store.append(parked.park_unowned("definition_changed: another"))
+    world.backdoor.set_format(newer.id, FORMAT + 1)
+
+    assert [await transport(world).find_leased(lease) for lease in leases] == [None, None]
+
+
 async def test_a_session_that_has_ended_takes_nothing(world: World) -> None:
     run = await a_queued_run(world)
     session = await world.session()

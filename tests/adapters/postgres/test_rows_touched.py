@@ -242,6 +242,13 @@ HOT: dict[str, Hot] = {
         rows=6,
         pages=40,
     ),
+    "leased_job": Hot(
+        sent="per message to a serverless host that names the token of a lease",
+        values=lambda crowd: (crowd.runs["waiting"][5], "extract", "token-7", FORMAT),
+        indexes={"jobs_pkey", "runs_pkey"},
+        rows=3,
+        pages=20,
+    ),
     "prolong_jobs": Hot(
         sent="per job that a serverless host executes, three times per lease",
         values=lambda crowd: (crowd.runs["waiting"][:50], ["extract"] * 50, ["token-7"] * 50, LONG),

@@ -23,17 +23,18 @@ from kernel.errors import (
     StaleVersion,
     WorkflowNotFound,
 )
-from kernel.model.attempts import Raised, lose_attempt
+from kernel.model.attempts import Completed, Raised, lose_attempt
 from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.facts import AnnotationCreated, RunCreated, StageStarted, decode_facts, encode_facts
 from kernel.model.machine import Status
+from kernel.model.polls import FoundFailed
 from kernel.model.run import RunState
 from kernel.model.steps import decide_step
 from kernel.payloads import Limits
 from kernel.ports.executor import Attempt, BodyCompleted, BodyOutcome, BodySuspended
 from tests.kernel.by_hand import HandRegistry, Hands, drive
 from tests.kernel.definitions import STEADY, Doc, documents, single, waiting
-from tests.kernel.stories import NOW, OUTPUT, SECOND, a_plan, a_run, an_error
+from tests.kernel.stories import NOW, OUTPUT, SECOND, Story, a_plan, a_run, an_error
 
 DOC = Doc(path="a.txt")
 
@@ -347,6 +348,52 @@ def test_a_superseded_token_executes_nothing() -> None:
     result = run.execute(token="old")
 
     assert (result.ghost, run.attempts) == (True, [])
+
+
+def a_queued_story() -> Story:
+    """A run whose only stage is executed from a queue, and has been attempted under the token "first"."""
+    story = a_run("render", queues={"render": "gpu"})
+    story.start("render", token="first")
+    return story
+
+
+@pytest.mark.parametrize("ended", ["lost", "drained", "raised", "suspended", "rerun"])
+def test_a_job_never_starts_an_attempt_under_a_token_that_an_earlier_one_has_had(ended: str) -> None:
+    story = a_queued_story()
+    match ended:
+        case "lost":
+            story.lose("render")
+        case "drained":
+            story.drain("render")
+        case "raised":
+            story.fail("render", an_error())
+        case "suspended":
+            story.suspend("render")
+            story.poll("render", FoundFailed(error=an_error()))
+        case _:
+            story.complete("render")
+            story.rerun("render")
+
+    again = story.asked("render", token="first")
+    story.start("render", token="second")
+    later = story.end("render", Completed(output=b'"of the first"'), token="first")
+
+    assert isinstance(again, ExecuteJobResult)
+    assert (again.ghost, later.ghost, story.token("render")) == (True, True, "second")
+
+
+def test_every_token_that_a_stage_has_had_is_known_and_not_only_the_last() -> None:
+    story = a_queued_story()
+    story.lose("render")
+    story.start("render", token="second")
+    story.lose("render")
+
+    again = story.asked("render", token="first")
+
+    assert isinstance(again, ExecuteJobResult)
+    assert again.ghost
+    assert again.error is not None
+    assert "an attempt was started under this token before" in again.error.message
 
 
 @pytest.mark.parametrize("outcome", [completed(), suspended(), raised(), raised(retryable=False)])
