@@ -20,21 +20,18 @@ __all__ = ["work_job"]
 
 async def work_job(
     job: LeasedJob,
+    command: ExecuteJob,
     ports: ExecuteJobPorts,
     dispatch: Callable[[ExecuteJob], Awaitable[ExecuteJobResult]],
-    *,
-    attempt: int | None = None,
 ) -> ExecuteJobResult:
     """Execute or poll, and say how it ended; a *ghost* has changed nothing, and the job may be leased still.
 
-    `dispatch` carries out `job.execute`; `attempt` is the number that is expected.
-    Raises: as `job.execute`.
+    `dispatch` carries out the `command`, which is under the token of the job's lease.
+    Raises: as `job.execute`; never because of what the command asks for, which was refused when it was made.
     """
     lease = job.lease
     if not job.polls:
-        return await dispatch(
-            ExecuteJob(run_id=lease.run_id, stage_id=lease.stage_id, attempt=attempt, token=lease.token)
-        )
+        return await dispatch(command)
     if await poll_stage(lease.run_id, lease.stage_id, ports, lease=lease) is None:
         message = f'Stage "{lease.stage_id}" of run "{lease.run_id}" no longer waits for what was checked'
         return ExecuteJobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=message))

@@ -17,9 +17,10 @@ from runtime.app import App  # noqa: E402
 from runtime.client import Client, Page  # noqa: E402
 from runtime.config import Settings  # noqa: E402
 from runtime.info import ArtifactInfo, RunInfo, StageInfo  # noqa: E402
+from runtime.job_messages import JobMessage, JobResult  # noqa: E402
 from runtime.run_and_wait import run_and_wait  # noqa: E402
 from runtime.run_handle import RunHandle  # noqa: E402
-from runtime.serverless import JobMessage, JobResult, ServerlessHost  # noqa: E402
+from runtime.serverless import ServerlessHost  # noqa: E402
 from runtime.supervisor import Stats, Supervisor  # noqa: E402
 
 import_ended()

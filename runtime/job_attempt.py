@@ -9,10 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from kernel.commands.execute_job import ExecuteJobResult
+from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult
 from kernel.commands.reap_stale_leases import settle_job
 from kernel.dispatch import Kernel
-from kernel.errors import Conflict, EngineError, ErrorInfo, Unavailable
+from kernel.errors import (
+    Conflict,
+    EngineError,
+    ErrorInfo,
+    InvalidCommand,
+    RunNotFound,
+    StageNotFound,
+    Unavailable,
+    WorkflowNotFound,
+)
 from kernel.job_work import work_job
 from kernel.model.ids import attempt_token
 from kernel.parking import park_unowned
@@ -39,12 +48,22 @@ async def attempt_job(job: LeasedJob, kernel: Kernel, *, attempt: int | None = N
     """Do what the job stands for; what became of it is recorded when this returns, and the lease is given up.
 
     Cancelled, the lease is kept, and whoever cancelled says what becomes of it. Raises: Unavailable, when it could not
-    be given up; it ends by itself then.
+    be given up; it ends by itself then. InvalidCommand, when no attempt can have such a number; the job is available.
     """
     lease = job.lease
     try:
-        result = await work_job(job, kernel.ports, kernel.dispatch, attempt=attempt)
+        command = ExecuteJob(run_id=lease.run_id, stage_id=lease.stage_id, attempt=attempt, token=lease.token)
+    except InvalidCommand:
+        # That is the caller's mistake, and nothing that the run should wait for a human for.
+        await give_up_job(lease, kernel, spare=True)
+        raise
+    try:
+        result = await work_job(job, command, kernel.ports, kernel.dispatch)
     except Conflict as error:
+        return _ghost(error)
+    except (RunNotFound, StageNotFound, WorkflowNotFound) as error:
+        # Nothing is wrong with the run: it is not there, or it is for others, who know its workflow.
+        await give_up_job(lease, kernel, spare=True)
         return _ghost(error)
     except Unavailable:
         raise

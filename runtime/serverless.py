@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.abc
@@ -36,6 +35,7 @@ from runtime.client import Client
 from runtime.config import Settings
 from runtime.executor import LocalExecutor
 from runtime.job_attempt import attempt_job, hand_back_job, new_tokens
+from runtime.job_messages import JobMessage, JobResult, JobsProcessed, MaintenanceTick, check_count
 from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.narration import OutageLog
@@ -44,7 +44,7 @@ from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import dispatch_due
 from telemetry.logs import EventLogger, get_logger
 
-__all__ = ["JobMessage", "JobResult", "JobsProcessed", "MaintenanceTick", "ServerlessHost"]
+__all__ = ["ServerlessHost"]
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
@@ -54,67 +54,6 @@ BEATS_PER_LEASE = 3
 HAND_BACK_S = 5.0
 END_GRACE_S = 0.25
 REPAIR_EVERY = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobMessage:
-    """A job that somebody wants to have executed, as it may travel through a queue of another kind.
-
-    `job_id` names it in logs (run id/stage id). With `attempt`, only the attempt of this number. Without a `token`, the
-    host takes the job when the message arrives. With one, whoever sent the message has taken it out of its queue under
-    that token (`JobTransport.dequeue`): the message is good while that lease holds, and never again after it.
-    """
-
-    job_id: str
-    run_id: str
-    stage_id: str
-    attempt: int | None = None
-    token: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what names no job."""
-        for name in ("run_id", "stage_id"):
-            if not getattr(self, name):
-                raise InvalidCommand(f"{name} must not be empty.", field=name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
-    """How it ended. All of it is recorded: a message need never be repeated, whatever stands here.
-
-    `retryable`: another attempt is queued, due later. `ghost`: nothing was recorded, because there was nothing to do
-    (any more) or somebody else does it; `error` says why.
-    """
-
-    outcome: Literal["completed", "suspended", "failed"]
-    error: ErrorInfo | None = None
-    ghost: bool = False
-    retryable: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobsProcessed:
-    """What became of the jobs that were there; `failed` counts attempts, of which some are repeated later."""
-
-    processed: int = 0
-    succeeded: int = 0
-    failed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaintenanceTick:
-    """What a tick did, and what went wrong, by command.
-
-    Runs were handed over to jobs (`claimed`), leases ended (`released`), stuck runs `repaired`; scheduled commands that
-    were due were `dispatched`, events `published` to the plugins and sinks of the app.
-    """
-
-    claimed: int = 0
-    released: int = 0
-    repaired: int = 0
-    dispatched: int = 0
-    published: int = 0
-    errors: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class ServerlessHost(Client):
@@ -150,8 +89,15 @@ class ServerlessHost(Client):
         """Execute one job, keep its lease meanwhile, and return when what became of it is recorded.
 
         The same message may come twice, at the same time or later: one of them executes, the other is a ghost.
-        Raises: Unavailable, when the database cannot be reached; then nothing was begun, or it is found and repeated.
+        Raises: Unavailable, when the database cannot be reached; then nothing was begun, or it is found and repeated;
+        InvalidCommand, when it is no message.
         """
+        given: object = message
+        if not isinstance(given, JobMessage):
+            hint = "Make one of what was received: JobMessage(**data)."
+            raise InvalidCommand(
+                f"handle_job takes a JobMessage, not {type(given).__name__}.", field="message", hint=hint
+            )
         with self._call():
             job = await self._taken(message)
             if job is None:
@@ -162,10 +108,9 @@ class ServerlessHost(Client):
     async def process_available_jobs(self, max_jobs: int = 1) -> JobsProcessed:
         """Take jobs out of our queues and execute them, one after the other, until there are none or it was enough.
 
-        Raises: Unavailable, and never zero instead; InvalidCommand, when `max_jobs` is below 1.
+        Raises: Unavailable, and never zero instead; InvalidCommand, when `max_jobs` is no number from 1 on.
         """
-        if max_jobs < 1:
-            raise InvalidCommand(f"max_jobs must be at least 1, got {max_jobs}.", field="max_jobs")
+        check_count(max_jobs, "max_jobs")
         succeeded = failed = 0
         with self._call():
             while succeeded + failed < max_jobs:
@@ -187,8 +132,10 @@ class ServerlessHost(Client):
         each sink gets as many events at least, if there are.
 
         Each step is on its own: what goes wrong with one is in `errors`, and the others are done.
-        Raises: Unavailable, when the database cannot be reached.
+        Raises: Unavailable, when the database cannot be reached; InvalidCommand, when `max_claims` is no number from 1
+        on.
         """
+        check_count(max_claims, "max_claims")
         errors: dict[str, str] = {}
         with self._call():
             claimed = await self._step(ClaimPendingRuns(dispatch="jobs", max_claims=max_claims), errors)

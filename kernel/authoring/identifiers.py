@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["IDENTIFIER_LENGTH_MAX", "IDENTIFIER_RULE", "identifier_problem", "version_problem"]
+__all__ = [
+    "IDENTIFIER_LENGTH_MAX",
+    "IDENTIFIER_RULE",
+    "TEXT_BYTES_MAX",
+    "identifier_problem",
+    "text_problem",
+    "version_problem",
+]
 
 IDENTIFIER_LENGTH_MAX = 200
 
 IDENTIFIER_RULE = (
     f'Use 1 to {IDENTIFIER_LENGTH_MAX} letters, digits, ".", "_" or "-", beginning with a letter, a digit or "_".'
 )
+
+TEXT_BYTES_MAX = 1000
+"""Of a name that somebody else gives to something, as UTF-8; as long as an idempotency key may be."""
 
 # Letters and digits of any script; no separators that a path, a pool of keys or a shell would give a meaning to.
 _IDENTIFIER = re.compile(r"\w[\w.\-]*")
@@ -46,3 +56,18 @@ def version_problem(value: object) -> str | None:
     if _VERSION.fullmatch(value) is None:
         return f"must not contain white space or control characters: {value!r}"
     return None
+
+
+def text_problem(value: object) -> str | None:
+    """Why `value` cannot be the name of something in a store, whatever it names; None when it can."""
+    if not isinstance(value, str):
+        return f"must be a string, not {type(value).__name__}"
+    if not value.strip():
+        return "must not be empty"
+    if "\0" in value:
+        return "must not contain a NUL character"
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return "is not valid UTF-8 text"
+    return None if size <= TEXT_BYTES_MAX else f"is {size} bytes long as UTF-8, at most {TEXT_BYTES_MAX} are allowed"

@@ -95,8 +95,11 @@ class ExecuteJob(Command[ExecuteJobResult]):
 
     def __post_init__(self) -> None:
         """Refuse what no attempt could answer to, naming the field."""
-        if self.attempt is not None and self.attempt < 1:
-            raise InvalidCommand(f"attempt must be at least 1, got {self.attempt}.", field="attempt")
+        attempt: object = self.attempt
+        if attempt is not None and (not isinstance(attempt, int) or isinstance(attempt, bool) or attempt < 1):
+            hint = "Leave it out to execute the attempt that is due."
+            reason = f"attempt must be a whole number, at least 1, got {attempt!r}."
+            raise InvalidCommand(reason, field="attempt", hint=hint)
         check_idempotency_key(self.idempotency_key)
 
 

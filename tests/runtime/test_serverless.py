@@ -12,10 +12,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from kernel import CreateRun, RetryPolicy, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
+from kernel import CreateRun, InvalidCommand, RetryPolicy, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
 from runtime import App, JobMessage, ServerlessHost
-from runtime.job_attempt import new_tokens
-from runtime.serverless import JobsProcessed
+from runtime.job_attempt import attempt_job, new_tokens
+from runtime.job_messages import JobsProcessed
 from tests.runtime.queues import Gates, gated, plain, polled, side_by_side
 from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
 from tests.runtime.told import Told
@@ -483,6 +483,85 @@ async def test_a_job_whose_definition_changed_parks_its_run(store: SharedStore) 
         assert (jobs.processed, jobs.failed) == (1, 1)
         assert (await host.run(run.id).describe()).waiting_for == "definition_changed"
         assert (await host.process_available_jobs()).processed == 0
+
+
+async def test_a_message_to_a_host_that_does_not_know_the_workflow_leaves_its_run_to_those_who_do(
+    store: SharedStore,
+) -> None:
+    async with store.host(plain()) as host, store.host(plain("another")) as stranger:
+        run = await host.start("plain", 4)
+        await host.run_maintenance_tick()
+        (message,) = await messages(host, run)
+
+        result = await stranger.handle_job(message)
+
+        assert (result.ghost, (await run.describe()).waiting_for) == (True, "queue")
+        assert result.error is not None
+        assert result.error.type == "WorkflowNotFound"
+        assert await finish(host, run) == 16
+
+
+RUN_ID = "01912d68-783e-7000-8000-5d0a4f5a7b11"
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("job_id", ""),
+        ("job_id", 5),
+        ("run_id", 5),
+        ("run_id", ""),
+        ("run_id", "x"),
+        ("stage_id", "a\0b"),
+        ("stage_id", "\ud800"),
+        ("stage_id", " "),
+        ("token", ""),
+        ("token", "a\0b"),
+        ("token", "t" * 1001),
+        ("attempt", 0),
+        ("attempt", "x"),
+        ("attempt", True),
+        ("attempt", 1.5),
+    ],
+)
+async def test_a_message_that_names_no_job_is_refused_when_it_is_made(field: str, value: Any) -> None:
+    given: dict[str, Any] = {"job_id": "1", "run_id": RUN_ID, "stage_id": "double", field: value}
+
+    with pytest.raises(InvalidCommand) as refused:
+        JobMessage(**given)
+
+    assert refused.value.field == field
+    assert refused.value.message.startswith(f"{field} ")
+    assert refused.value.hint
+
+
+async def test_calls_with_numbers_that_are_none_and_messages_that_are_none_are_refused() -> None:
+    async with in_memory().host(plain()) as host:
+        calls: dict[str, Any] = {"max_jobs": host.process_available_jobs}
+        calls["max_claims"] = lambda count: host.run_maintenance_tick(max_claims=count)
+        for field, call in calls.items():
+            for value in ("3", 1.5, True, 0, None):
+                with pytest.raises(InvalidCommand, match=f"{field} must be") as refused:
+                    await call(value)
+                assert refused.value.field == field
+        with pytest.raises(InvalidCommand, match="JobMessage"):
+            await host.handle_job({"run_id": RUN_ID})  # type: ignore[arg-type]
+
+
+async def test_a_mistake_in_what_is_asked_for_gives_the_job_back_and_never_parks_its_run(store: SharedStore) -> None:
+    workflow = plain()
+    async with store.host(workflow) as host:
+        run = await host.start(workflow, 4)
+        await host.run_maintenance_tick()
+        (token,) = new_tokens(host.storage.ids, 1)
+        job = await host.storage.jobs.take(run.id, "double", token, holder=timedelta(seconds=30))
+        assert job is not None
+
+        with pytest.raises(InvalidCommand, match="attempt"):
+            await attempt_job(job, host.kernel, attempt=0)
+
+        assert (await run.describe()).waiting_for == "queue"
+        assert await finish(host, run) == 16
 
 
 async def test_a_dead_database_is_an_error_and_never_an_empty_queue() -> None:
