@@ -55,7 +55,7 @@ demo: $(FOR_DEMO) $(if $(SENDS),$(FOR_TRACES))
 # The output is kept for .ci/run, which ends with its last line. A pipe is not a terminal, hence the question of colour.
 test: $(FOR_ALL)
 	@set -o pipefail; if [ -t 1 ]; then colour=yes; else colour=auto; fi; \
-	$(BIN)/python -m pytest --color=$$colour --numprocesses=$(JOBS) --dist=loadfile $(TESTS) | tee $(VENV)/test-output.txt
+	$(BIN)/python -m pytest --color=$$colour --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(TESTS) | tee $(VENV)/test-output.txt
 
 # --verifytypes looks for packages with the first python of PATH; it heeds no --pythonpath.
 check: $(FOR_ALL)

@@ -1,7 +1,4 @@
-"""A workflow of one stage, on a private Postgres: `.venv/bin/python examples/hello.py`.
-
-Or executed by a process of its own: `.venv/bin/leasehold up --app examples.hello:app`.
-"""
+"""A workflow of one stage: `.venv/bin/python examples/hello.py`, or `leasehold up --app examples.hello:app`."""
 
 import anyio
 from pydantic import BaseModel

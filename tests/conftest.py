@@ -58,6 +58,65 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = SEED
 
 
+# Files in which one test waits for many processes, the longest first.
+SLOW = (
+    "runtime/bench/test_end_to_end.py",
+    "chaos/test_mixed_fleet.py",
+    "chaos/test_killed_and_paused.py",
+    "packaging/test_wheel.py",
+    "chaos/test_publishers_killed.py",
+    "runtime/commandline/test_end_to_end.py",
+    "typing/test_typing.py",
+    "adapters/test_embedded_postgres.py",
+    "telemetry/test_one_trace_over_processes.py",
+    "examples/test_testing_page.py",
+    "chaos/test_blocked_and_cancelled.py",
+    "telemetry/test_export.py",
+    "runtime/commandline/test_exporting.py",
+    "runtime/test_processes.py",
+)
+
+# Behaviour above the adapters is held in memory on both loops and on Postgres under asyncio. What trio adds on Postgres is
+# the bridge to the driver, to which the conformance suite holds every promise of the store, and these files the rest.
+TRIO_ON_POSTGRES = {
+    "test_supervisor.py",
+    "test_outages.py",
+    "test_embedding.py",
+    "test_run_handle.py",
+    "test_recorded_steps.py",
+    "test_delayed_runs.py",
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the combinations that would only repeat what another one has shown; begin with what takes long.
+
+    A file that takes a minute and comes last has a whole process wait for it.
+    """
+    repeated = [item for item in items if _only_repeats(item)]
+    if repeated:
+        config.hook.pytest_deselected(items=repeated)
+        gone = set(repeated)
+        items[:] = [item for item in items if item not in gone]
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    path = item.path.as_posix()
+    return next((turn for turn, name in enumerate(SLOW) if path.endswith(name)), len(SLOW))
+
+
+def _only_repeats(item: pytest.Item) -> bool:
+    chosen = getattr(getattr(item, "callspec", None), "params", {})
+    above = "tests/runtime/" in item.path.as_posix() or "tests/telemetry/" in item.path.as_posix()
+    return (
+        above
+        and chosen.get("store") == "postgres"
+        and str(chosen.get("anyio_backend")) == "trio"
+        and item.path.name not in TRIO_ON_POSTGRES
+    )
+
+
 def _heed_interrupts() -> None:
     """What is begun with nohup, or in the background of a script, ignores these signals, and so do its children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -133,6 +133,8 @@ def command(
     """Run a command line in a folder without an app; its exit code, results and remarks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEASEHOLD_DATABASE_URL", world.url)
+    # A runner of tests may say how wide its own terminal is.
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def execute(*words: str) -> tuple[int, str, str]:
         code = run(words)
