@@ -111,7 +111,7 @@ class _Outage:
                 f"{printable(str(error).splitlines()[0])} Waiting until the database answers again.",
             )
 
-    def worked(self, **fields: object) -> None:  # noqa: ARG002
+    def worked(self, **_fields: object) -> None:
         """It answers (again)."""
         if self._away:
             self._away = False
