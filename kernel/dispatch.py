@@ -206,8 +206,10 @@ class Kernel:
         return waiting.key
 
     async def cancel_scheduled(self, key: str, /) -> bool:
-        """Take back what waits under this key; False when nothing does, or when it is being dispatched by now.
+        """Take back what waits under this key; False when nothing does, and then nothing is changed.
 
+        What is being dispatched by now goes on, and waits again if it has to be tried again: then it can be taken back.
+        What has failed is kept with its error, whatever is asked; it happens no more.
         Raises: InvalidCommand, Unavailable.
         """
         check_schedule_key(key)

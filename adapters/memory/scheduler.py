@@ -45,10 +45,13 @@ class MemoryScheduler:
 
     async def cancel(self, key: str, /) -> bool:
         def remove(tables: Tables, now: datetime) -> bool:
-            waiting = tables.scheduled.pop(key, None)
+            waiting = tables.scheduled.get(key)
             if waiting is None:
                 return False
-            return waiting.state == "waiting" or (waiting.state == "taken" and waiting.due_at <= now)
+            waits = waiting.state == "waiting" or (waiting.state == "taken" and waiting.due_at <= now)
+            if waits:
+                del tables.scheduled[key]
+            return waits
 
         return await self._in_turn(remove)
 

@@ -48,7 +48,7 @@ class ScheduledCommands:
         with mapped("cancel a scheduled command"):
             # Sent again after a lost answer it would find nothing, and say so.
             rows = await self._line.fetch("cancel a scheduled command", self._sql["cancel"], key, repeat=False)
-        return bool(rows and rows[0]["waited"])
+        return bool(rows)
 
     async def take_due(self, workflow_ids: Sequence[str], limit: int, lease: timedelta) -> Sequence[TakenCommand]:
         with mapped("take scheduled commands"):

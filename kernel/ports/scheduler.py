@@ -56,9 +56,10 @@ class Scheduler(Protocol):
         ...
 
     async def cancel(self, key: str, /) -> bool:
-        """Remove a command; False when there is none, or when it is being dispatched (or has failed) by now.
+        """Remove a command that waits; False when there is none, or when it is being dispatched or has failed by now.
 
-        One that is being dispatched is not interrupted, but neither repeated. Raises: Unavailable.
+        Those two stay as they are: a dispatch goes on, and is repeated when time may mend what went wrong with it; a
+        failure is evidence. Raises: Unavailable.
         """
         ...
 

@@ -180,7 +180,7 @@ async def test_what_was_dispatched_is_forgotten(world: World) -> None:
 
     await of(world.other).settle(taken)
 
-    assert not await of(world.store).cancel(command.key)
+    assert not world.backdoor.is_kept(command.key)
 
 
 async def test_what_is_to_be_tried_again_is_due_after_the_delay(world: World) -> None:
@@ -271,13 +271,35 @@ async def test_a_cancelled_command_is_not_handed_out(world: World) -> None:
     assert not await of(world.store).cancel(command.key)
 
 
-async def test_cancelling_what_is_being_dispatched_says_so_and_prevents_a_repetition(world: World) -> None:
+async def test_cancelling_what_is_being_dispatched_says_so_and_leaves_it_to_who_dispatches_it(world: World) -> None:
     command = await scheduled(world)
     (taken,) = await take(world)
 
     assert not await of(world.store).cancel(command.key)
 
-    assert not await of(world.other).postpone(taken, timedelta(0), error="again")
+    assert await of(world.other).postpone(taken, timedelta(0), error="Unavailable: again")
+    (again,) = await take(world)
+    assert (again.key, again.tries) == (command.key, 2)
+
+
+async def test_what_waits_to_be_tried_again_can_be_cancelled(world: World) -> None:
+    command = await scheduled(world)
+    (taken,) = await take(world)
+    await of(world.other).postpone(taken, timedelta(0), error="Unavailable: again")
+
+    assert await of(world.store).cancel(command.key)
+
+    assert await take(world) == []
+
+
+async def test_cancelling_what_has_failed_keeps_it_with_its_error(world: World) -> None:
+    command = await scheduled(world)
+    (taken,) = await take(world)
+    await of(world.other).settle(taken, error="InvalidCommand: no")
+
+    assert not await of(world.store).cancel(command.key)
+
+    assert world.backdoor.is_kept(command.key)
     assert await take(world) == []
 
 

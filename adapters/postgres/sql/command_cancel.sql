@@ -1,6 +1,7 @@
--- Removes a scheduled command, and says whether it was still waiting.
+-- Removes a scheduled command that waits; one that is being dispatched, or has failed, stays as it is.
 -- Called by: adapters.postgres.scheduler. Index: scheduled_commands_pkey.
 DELETE FROM leasehold.scheduled_commands
 WHERE key = $1
--- Whose lease has ended is dispatched by nobody.
-RETURNING state = 'waiting' OR (state = 'taken' AND due_at <= clock_timestamp()) AS waited
+  -- Whose lease has ended is dispatched by nobody.
+  AND (state = 'waiting' OR (state = 'taken' AND due_at <= clock_timestamp()))
+RETURNING key
