@@ -32,11 +32,13 @@ from kernel.model.machine import Status
 from kernel.payloads import Limits
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Executor
+from kernel.ports.jobs import JobInfo
 from kernel.ports.persistence import RunQuery, WorkflowRecord
 from runtime.app import App
 from runtime.bootstrap import Storage, open_storage
 from runtime.config import Settings, load_settings
 from runtime.info import RunInfo, run_info
+from runtime.job_waiting import may_hang_on_jobs
 from runtime.narration import OutageLog
 from runtime.no_executor import NoExecutor
 from runtime.run_handle import RunHandle
@@ -441,7 +443,12 @@ class Client:
         page = await self.storage.persistence.list_runs(query)
         live = await self.storage.persistence.live_workflows()
         now = self.storage.clock.now()
-        return Page(items=[run_info(head, now=now, live_workflows=live) for head in page.heads], next=page.next)
+        jobs: dict[str, list[JobInfo]] = {head.run_id: [] for head in page.heads if may_hang_on_jobs(head, now)}
+        if jobs:
+            for job in await self.storage.jobs.jobs_of(*jobs):
+                jobs[job.run_id].append(job)
+        items = [run_info(head, now=now, live_workflows=live, jobs=jobs.get(head.run_id)) for head in page.heads]
+        return Page(items=items, next=page.next)
 
     # -- for handles ---------------------------------------------------------------------------------------------------
 

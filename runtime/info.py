@@ -18,7 +18,9 @@ from kernel.model.head import Phase, shown_status
 from kernel.model.machine import ENDED, Status
 from kernel.model.run import RunError, RunState, Step
 from kernel.model.stage import Body, StageState
+from kernel.ports.jobs import JobInfo
 from kernel.ports.persistence import HeadRow, LogLine
+from runtime.job_waiting import jobs_wait, waiting_queues
 from telemetry.run_trace import parse_traceparent
 
 __all__ = [
@@ -90,9 +92,10 @@ class RunInfo:
 
     `input`, `output`, `stages` and `cancel_reason` are there only if its history was read (`stages` not None). `status`
     may be the derived SUSPENDED. `waiting_for` says why nothing of it executes now, None when something does or the run
-    has ended. `owner` is the live session that drives it. `trace_id` is that of the trace which whoever created the run
-    has had it continue, in hexadecimal digits. `duration_s` counts from the start, not from creation; costs
-    are USD; times are aware UTC.
+    has ended; `waiting_queues` are those in which its jobs wait, `unserved_queues` those of them that no live session
+    serves. `owner` is the live session that drives it. `trace_id` is that of the trace which whoever created the run has
+    had it continue, in hexadecimal digits. `duration_s` counts from the start, not from creation; costs are USD; times
+    are aware UTC.
     """
 
     id: str
@@ -115,6 +118,8 @@ class RunInfo:
     error: FailureInfo | None
     trace_id: str | None = None
     waiting_detail: str | None = None
+    waiting_queues: tuple[str, ...] = ()
+    unserved_queues: tuple[str, ...] = ()
     cancel_reason: str | None = None
     input: Any = None
     output: Any = None
@@ -134,11 +139,13 @@ def run_info(
     live_workflows: Collection[tuple[str, str]] | None = None,
     payloads: Mapping[Body, Any] | None = None,
     progress: Mapping[str, LogLine] | None = None,
+    jobs: Sequence[JobInfo] | None = None,
 ) -> RunInfo:
     """What is known of a run: from the head alone, or also from its state.
 
     `payloads` are the bodies that `wanted_bodies` names, as plain JSON values; `progress` is the last report of each
-    stage that has one, by stage id; `live_workflows` the definitions that live processes know (None: not asked).
+    stage that has one, by stage id; `live_workflows` the definitions that live processes know, `jobs` those of the run
+    (None: not asked).
     """
     given = head.head
     found = payloads or {}
@@ -147,8 +154,10 @@ def run_info(
         workflow_id=head.workflow_id,
         workflow_version=head.workflow_version,
         status=shown_status(given).value,
-        waiting_for=waiting_for(head, state, now=now, live_workflows=live_workflows),
+        waiting_for=waiting_for(head, state, now=now, live_workflows=live_workflows, jobs=jobs),
         waiting_detail=head.parked_reason,
+        waiting_queues=waiting_queues(jobs),
+        unserved_queues=waiting_queues(jobs, unserved=True),
         priority=head.priority,
         idempotency_key=head.idempotency_key,
         metadata=head.metadata,
@@ -190,6 +199,7 @@ def waiting_for(
     *,
     now: datetime,
     live_workflows: Collection[tuple[str, str]] | None = None,
+    jobs: Sequence[JobInfo] | None = None,
 ) -> str | None:
     """Why nothing of the run executes now, in one word; None when something does, or when it has ended.
 
@@ -205,20 +215,21 @@ def waiting_for(
         return parked_code(head.parked_reason)
     if head.format > FORMAT:
         return "newer_release"
-    own = _OWN_WAIT.get(given.phase)
+    own, by_jobs = _OWN_WAIT.get(given.phase), jobs_wait(head, jobs, now=now)
     if given.phase == "delayed" and head.run_at is not None and head.run_at <= now:
         own = None
     if head.owner is not None and head.owner_live:
         if given.status is Status.PENDING:
-            return own or "capacity"
+            return own or ("queue" if state is not None and _begins_in_queues(state) else "capacity")
+        if by_jobs == "queue":
+            return "queue"
         # A retry that is due has nothing to wait for but room.
         is_short = own in (None, "retry") and state is not None and _is_short_of_room(state, now)
         return "capacity" if is_short else own
     if own is not None and (given.wake_at is None or given.wake_at > now):
-        return own
-    if given.phase == "running" and head.owner is None and given.wake_at is None:
-        # Its jobs move it, and one of them executes; nobody has to claim it meanwhile.
-        return None
+        return by_jobs or own
+    if by_jobs is not None:
+        return "queue" if by_jobs == "queue" else None
     if live_workflows and (head.workflow_id, head.workflow_version) not in live_workflows:
         return "unknown_workflow"
     return "claim"
@@ -243,6 +254,10 @@ def _is_short_of_room(state: RunState, now: datetime) -> bool:
     return bool(active) and all(
         s.status is Status.PENDING and s.scheduled and (s.due_at is None or s.due_at <= now) for s in active
     )
+
+
+def _begins_in_queues(state: RunState) -> bool:
+    return all(stage.queue is not None for stage in state.plan.groups[0].stages)
 
 
 def _span_s(start: datetime | None, end: datetime | None) -> float | None:
@@ -325,7 +340,8 @@ def run_json(info: RunInfo, *, full: bool = False) -> dict[str, Any]:
     """The run as plain JSON: times in ISO 8601 UTC, durations in seconds, costs as decimal text.
 
     Without its history read, the keys `input output stages` are absent. A run that was cancelled for a reason has one
-    key more, `cancel_reason`. `full` adds the tracebacks of errors.
+    key more, `cancel_reason`; one whose jobs wait has `waiting_queues`, and `unserved_queues` if nobody serves them.
+    `full` adds the tracebacks of errors.
     """
     shown: dict[str, Any] = {
         "id": info.id,
@@ -356,6 +372,9 @@ def run_json(info: RunInfo, *, full: bool = False) -> dict[str, Any]:
             del shown[absent]
     if info.cancel_reason is not None:
         shown["cancel_reason"] = info.cancel_reason
+    for name, queues in (("waiting_queues", info.waiting_queues), ("unserved_queues", info.unserved_queues)):
+        if queues:
+            shown[name] = list(queues)
     return shown
 
 

@@ -142,6 +142,8 @@ class RunHandle(Generic[O_co]):
             else:
                 break
         reported: Mapping[str, LogLine] = {} if state.ended else await persistence.read_progress(self._run_id)
+        has_jobs = not state.ended and (state.plan.has_queues or state.drive == "jobs")
+        jobs = await self._client.storage.jobs.jobs_of(self._run_id) if has_jobs else None
         return run_info(
             stored.head,
             state,
@@ -149,6 +151,7 @@ class RunHandle(Generic[O_co]):
             live_workflows=await persistence.live_workflows(),
             payloads={body: from_json(data) for body, data in payloads.items()},
             progress=reported,
+            jobs=jobs,
         )
 
     @overload

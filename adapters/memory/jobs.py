@@ -212,21 +212,37 @@ def take_expired(
     return tuple(found)
 
 
-def infos(tables: Tables, run_id: str) -> Sequence[JobInfo]:
-    """The jobs of a run as they are stored."""
+def infos(tables: Tables, run_ids: Collection[str], now: datetime) -> Sequence[JobInfo]:
+    """The jobs of these runs as they are stored."""
     return tuple(
         JobInfo(
             run_id=job.run_id,
             stage_id=job.stage_id,
             queue=job.queue,
-            priority=tables.runs[run_id].new.priority,
+            priority=tables.runs[job.run_id].new.priority,
             due_at=job.due_at,
             token=job.token,
             session_id=job.session_id,
             lease_until=job.lease_until,
+            held=_is_held(tables, job, now),
+            served=_is_served(tables, job, now),
         )
-        for job in sorted(tables.jobs.values(), key=lambda job: job.stage_id)
-        if job.run_id == run_id
+        for job in sorted(tables.jobs.values(), key=lambda job: (job.run_id, job.stage_id))
+        if job.run_id in run_ids
+    )
+
+
+def _is_held(tables: Tables, job: Job, now: datetime) -> bool:
+    if job.session_id is not None:
+        return tables.find_live(job.session_id, now) is not None
+    return job.lease_until is not None and job.lease_until > now
+
+
+def _is_served(tables: Tables, job: Job, now: datetime) -> bool:
+    definition = tables.runs[job.run_id].definition
+    return any(
+        session.live(now) and job.queue in session.queues and definition in session.definitions
+        for session in tables.sessions.values()
     )
 
 

@@ -376,5 +376,5 @@ class MemoryJobTransport:
     ) -> Sequence[ExpiredJob]:
         return await self._in_turn(lambda tables, now: jobs.take_expired(tables, set(definitions), tokens, lease, now))
 
-    async def jobs_of(self, run_id: str, /) -> Sequence[JobInfo]:
-        return await self._in_turn(lambda tables, _now: jobs.infos(tables, run_id))
+    async def jobs_of(self, *run_ids: str) -> Sequence[JobInfo]:
+        return await self._in_turn(lambda tables, now: jobs.infos(tables, run_ids, now))

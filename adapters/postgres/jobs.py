@@ -100,8 +100,9 @@ class Jobs:
             for row in rows
         ]
 
-    async def jobs_of(self, run_id: str) -> Sequence[JobInfo]:
-        rows = await self._fetch("list the jobs of a run", "run_jobs", run_id) if is_run_id(run_id) else ()
+    async def jobs_of(self, run_ids: Sequence[str]) -> Sequence[JobInfo]:
+        known = [run_id for run_id in run_ids if is_run_id(run_id)]
+        rows = await self._fetch("list the jobs of runs", "run_jobs", known) if known else ()
         return [JobInfo(**dict(row)) for row in rows]
 
     async def _fetch(self, doing: str, name: str, *parameters: object, repeat: bool = True) -> Sequence[Any]:
@@ -159,5 +160,5 @@ class PostgresJobTransport:
     ) -> Sequence[ExpiredJob]:
         return await self._call(lambda: self._jobs.take_expired(definitions, tokens, lease))
 
-    async def jobs_of(self, run_id: str, /) -> Sequence[JobInfo]:
-        return await self._call(lambda: self._jobs.jobs_of(run_id))
+    async def jobs_of(self, *run_ids: str) -> Sequence[JobInfo]:
+        return await self._call(lambda: self._jobs.jobs_of(run_ids))

@@ -49,7 +49,11 @@ class ExpiredJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInfo:
-    """A job as it is stored; `token` None: it waits. `session_id` and `lease_until`: on what its lease rests."""
+    """A job as it is stored; `token` None: it waits. `session_id` and `lease_until`: on what its lease rests.
+
+    `held`: it is leased, and the lease has not ended. `served`: a session that lives serves its queue and knows its
+    workflow; hosts, which are called, have none.
+    """
 
     run_id: str
     stage_id: str
@@ -59,6 +63,8 @@ class JobInfo:
     token: str | None
     session_id: str | None
     lease_until: datetime | None
+    held: bool = False
+    served: bool = False
 
 
 class JobTransport(Protocol):
@@ -115,6 +121,6 @@ class JobTransport(Protocol):
         """Take jobs whose lease has ended, by the store's clock, one per token. Raises: Unavailable."""
         ...
 
-    async def jobs_of(self, run_id: str, /) -> Sequence[JobInfo]:
-        """The jobs of a run, by stage id. Raises: Unavailable."""
+    async def jobs_of(self, *run_ids: str) -> Sequence[JobInfo]:
+        """The jobs of these runs, by run and stage id. Raises: Unavailable."""
         ...

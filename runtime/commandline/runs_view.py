@@ -188,6 +188,8 @@ def _waiting_in_short(info: RunInfo, now: datetime) -> str:
     """What a row has room for; the words of `waiting_for` where they say it."""
     if info.waiting_for is None:
         return ""
+    if info.waiting_for == "queue" and info.waiting_queues:
+        return f"queue {', '.join(map(printable, info.waiting_queues))}"
     words = _SHORT_REASONS.get(info.waiting_for, info.waiting_for.replace("_", " "))
     if info.waiting_for == "delayed_until" and info.run_at is not None:
         return f"its time, {in_future(info.run_at, now)}"
@@ -213,7 +215,19 @@ def _waiting(info: RunInfo, now: datetime) -> Cell:
     if info.waiting_for == "delayed_until" and info.run_at is not None:
         return f"{date_and_clock(info.run_at)}  ({in_future(info.run_at, now)})"
     reason = _REASONS.get(info.waiting_for, info.waiting_for.replace("_", " "))
+    if info.waiting_for == "queue" and info.waiting_queues:
+        reason = _waiting_in_queues(info)
     return line(Span(reason, "yellow"), _when(info, now))
+
+
+def _waiting_in_queues(info: RunInfo) -> str:
+    """In which queues its jobs wait, and that nobody who lives serves them; a host that is called may still do."""
+    named = ", ".join(f'"{printable(queue)}"' for queue in info.waiting_queues)
+    who = f"somebody who serves queue {named}"
+    if not info.unserved_queues:
+        return who
+    names = ",".join(map(printable, info.unserved_queues))
+    return f"{who}: no process that lives does (leasehold up --queues {names})"
 
 
 def _when(info: RunInfo, now: datetime) -> str:

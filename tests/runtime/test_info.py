@@ -29,6 +29,7 @@ from kernel.model.facts import (
 from kernel.model.head import head_of
 from kernel.model.run import RunState, fold
 from kernel.model.stage import Body
+from kernel.ports.jobs import JobInfo
 from kernel.ports.persistence import HeadRow, LogLine
 from runtime.info import run_info, run_json, waiting_for, wanted_bodies
 
@@ -84,8 +85,8 @@ def head(state: RunState, *, owner: str | None = None, live: bool = True, **chan
     return replace(row, **changes)
 
 
-def why(state: RunState, *, known=(WORKFLOW,), **changes) -> str | None:
-    return waiting_for(head(state, **changes), state, now=NOW, live_workflows=known)
+def why(state: RunState, *, known=(WORKFLOW,), jobs=None, **changes) -> str | None:
+    return waiting_for(head(state, **changes), state, now=NOW, live_workflows=known, jobs=jobs)
 
 
 RUNNING = run(STARTED, StageStarted(**ONE, token="t"))
@@ -127,11 +128,37 @@ def test_a_run_that_nobody_could_know_because_nobody_lives_waits_to_be_claimed()
     assert why(run(), known=[]) == "claim"
 
 
-def test_a_run_that_only_its_job_moves_waits_for_nothing_while_it_executes() -> None:
-    executing = replace(head_of(RUNNING), wake_at=None)
+def test_a_run_that_only_its_jobs_move_executes_or_waits_in_its_queue_as_they_say() -> None:
+    moved = replace(head_of(RUNNING), wake_at=None)
+    waits, taken = a_job(), a_job(token="t")
 
-    assert why(RUNNING, head=executing) is None
-    assert why(RUNNING, head=replace(executing, phase="queued")) == "queue"
+    assert why(RUNNING, head=moved) is None
+    assert why(RUNNING, head=moved, owner="s", live=False) is None
+    assert why(RUNNING, head=moved, jobs=[waits, replace(taken, held=True)]) is None
+    assert why(RUNNING, head=moved, jobs=[waits]) == "queue"
+    assert why(RUNNING, head=moved, jobs=[waits, taken]) == "claim"
+
+
+@pytest.mark.parametrize("owner", [None, "s"])
+def test_a_retry_that_is_due_waits_in_its_queue(owner: str | None) -> None:
+    later = replace(head_of(RETRYING_LATER), wake_at=None)
+
+    assert why(RETRYING_LATER, head=later, owner=owner, jobs=[a_job()]) == "queue"
+    assert why(RETRYING_LATER, head=later, owner=owner, jobs=[a_job(due_at=NOW + timedelta(hours=1))]) == "retry"
+
+
+def a_job(**given) -> JobInfo:
+    job = JobInfo(
+        run_id=RUN,
+        stage_id="a",
+        queue="gpu",
+        priority=5,
+        due_at=AGO,
+        token=None,
+        session_id=None,
+        lease_until=None,
+    )
+    return replace(job, **given)
 
 
 def test_a_delayed_run_waits_for_its_time() -> None:

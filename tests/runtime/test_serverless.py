@@ -242,6 +242,57 @@ async def test_cancelling_interrupts_a_call_and_its_result_is_a_ghost(store: Sha
         assert gates.interrupted == [(run.id, "render")]
 
 
+async def test_a_run_whose_job_executes_waits_for_nothing_until_its_lease_has_ended(store: SharedStore) -> None:
+    gates = Gates()
+    workflow = gated(gates)
+
+    async def waits(host: ServerlessHost, run: Any) -> list[Any]:
+        (listed,) = (await host.list_runs()).items
+        return [(await run.describe()).waiting_for, listed.waiting_for, listed.waiting_queues, listed.unserved_queues]
+
+    async with store.host(workflow, **BOTH) as host:
+        run = await host.start(workflow, 1)
+        await host.run_maintenance_tick()
+        await host.process_available_jobs()
+        assert await waits(host, run) == ["queue", "queue", ("gpu",), ("gpu",)]
+
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(host.process_available_jobs)
+            await until(lambda: gates.entered)
+            assert await waits(host, run) == [None, None, (), ()]
+            calls.cancel_scope.cancel()
+
+        await begin(host, await until(partial(take_for_a_moment, host, run, "frozen")))
+        assert await waits(host, run) == ["claim", "claim", (), ()]
+
+
+async def test_a_run_whose_owner_has_nothing_to_do_while_its_job_executes_waits_for_nothing(store: SharedStore) -> None:
+    gates = Gates()
+    workflow = gated(gates)
+    async with (
+        store.supervisor(workflow, queues=("default",), renew=0.1, passivate_after=0.05) as supervisor,
+        store.host(workflow, **BOTH) as host,
+    ):
+        run = await supervisor.start(workflow, 1)
+        await until(partial(passivated, run))
+        waiting = await run.describe()
+        assert (waiting.waiting_for, waiting.unserved_queues) == ("queue", ("gpu",))
+
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(host.process_available_jobs)
+            await until(lambda: gates.entered)
+            (listed,) = (await host.list_runs()).items
+            assert ((await run.describe()).waiting_for, listed.waiting_for) == (None, None)
+            gates.open("render")
+
+        assert await run.result(timeout=20) == 25
+
+
+async def passivated(run: Any) -> bool:
+    described = await run.describe()
+    return described.waiting_for == "queue" and described.owner is None
+
+
 async def test_a_call_that_is_taken_away_hands_its_job_back_uncounted(store: SharedStore) -> None:
     gates = Gates()
     workflow = gated(gates)

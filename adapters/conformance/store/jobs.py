@@ -291,6 +291,39 @@ async def test_a_job_that_is_given_back_can_be_taken_after_its_delay(world: Worl
     assert len(await jobs_of(world, run)) == 2
 
 
+async def test_the_jobs_of_runs_say_who_holds_them_and_whether_anybody_would_take_them(world: World) -> None:
+    knowing = [(world.workflow, "1")]
+    one, other = await a_queued_run(world), await a_queued_run(world)
+    unserved = await transport(world).jobs_of(one.id)
+    elsewhere = await world.store.open_session(world.info(), knowing, lease=MINUTE, queues=["cpu"])
+    ignorant = await world.store.open_session(world.info(), [], lease=MINUTE, queues=["gpu"])
+    still = await transport(world).jobs_of(one.id)
+    serving = await world.store.open_session(world.info(), knowing, lease=MINUTE, queues=["gpu"])
+
+    served = await transport(world).jobs_of(one.id, other.id, "no run")
+
+    assert {job.served for job in (*unserved, *still)} == {False}
+    assert [(job.run_id, job.stage_id, job.served, job.held) for job in served] == [
+        (run_id, stage_id, True, False) for run_id in sorted([one.id, other.id]) for stage_id in ("left", "right")
+    ]
+    for session in (elsewhere, ignorant, serving):
+        await world.store.close_session(session)
+    assert list(await transport(world).jobs_of()) == []
+
+
+async def test_a_job_is_held_while_its_lease_lasts_and_not_until_it_is_swept(world: World) -> None:
+    run, session = await a_queued_run(world), await world.session()
+    await transport(world).take(run.id, "left", tokens(1)[0], holder=MINUTE)
+    await transport(world).take(run.id, "right", tokens(1)[0], holder=session)
+    before = {job.held for job in (await jobs_of(world, run)).values()}
+
+    world.backdoor.expire_job(run.id, "left")
+    await world.store.close_session(session)
+
+    after = {job.held for job in (await jobs_of(world, run)).values()}
+    assert (before, after) == ({True}, {False})
+
+
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 

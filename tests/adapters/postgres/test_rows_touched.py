@@ -278,10 +278,10 @@ HOT: dict[str, Hot] = {
         pages=20,
     ),
     "run_jobs": Hot(
-        sent="per look at the jobs of a run",
-        values=lambda crowd: (crowd.runs["waiting"][5],),
+        sent="per look at the jobs of a run, or of a page of runs",
+        values=lambda crowd: (crowd.runs["waiting"][5:6],),
         indexes={"jobs_pkey"},
-        rows=2,
+        rows=2 + 8,
         pages=10,
     ),
     "expired_jobs": Hot(

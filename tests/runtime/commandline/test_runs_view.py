@@ -117,6 +117,14 @@ def test_a_row_says_when_a_delayed_run_is_due_and_that_a_parked_one_needs_somebo
     assert "you: definition changed" in row(**PARKED)
 
 
+def test_a_run_in_queues_names_them_and_those_that_nobody_serves() -> None:
+    queued: dict[str, Any] = {"waiting_for": "queue", "waiting_queues": ("cpu", "gpu")}
+
+    assert "RUNNING  queue cpu, gpu  " in row(**queued)
+    assert 'somebody who serves queue "cpu", "gpu"\n' in shown(**queued)
+    assert "no process that lives does (leasehold up --queues gpu)" in shown(**queued, unserved_queues=("gpu",))
+
+
 def test_a_long_key_is_cut_except_in_full() -> None:
     key = "k" * 1000
 
