@@ -93,9 +93,9 @@ class RunInfo:
     `input`, `output`, `stages` and `cancel_reason` are there only if its history was read (`stages` not None). `status`
     may be the derived SUSPENDED. `waiting_for` says why nothing of it executes now, None when something does or the run
     has ended; `waiting_queues` are those in which its jobs wait, `unserved_queues` those of them that no live session
-    serves. `owner` is the live session that drives it. `trace_id` is that of the trace which whoever created the run has
-    had it continue, in hexadecimal digits. `duration_s` counts from the start, not from creation; costs are USD; times
-    are aware UTC.
+    serves. `owner` is the live session that drives it. `trace_id` is that of the trace which whoever created the run
+    has had it continue, in hexadecimal digits. `duration_s` counts from the start, not from creation; costs are USD;
+    times are aware UTC.
     """
 
     id: str

@@ -41,7 +41,10 @@ def jobs_wait(head: HeadRow, jobs: Sequence[JobInfo] | None, *, now: datetime) -
     if given.wake_at is not None and given.wake_at <= now:
         return None
     if given.phase == "running":
-        if not jobs or any(job.held for job in jobs):
+        if not jobs:
+            # What a dead owner executed is interrupted, and waits to be taken over.
+            return "executes" if head.owner is None else None
+        if any(job.held for job in jobs):
             return "executes"
         return None if any(job.token is not None for job in jobs) else "queue"
     return "queue" if any(job.token is None and job.due_at <= now for job in jobs or ()) else None

@@ -76,8 +76,8 @@ SLOW = (
     "runtime/test_processes.py",
 )
 
-# Behaviour above the adapters is held in memory on both loops and on Postgres under asyncio. What trio adds on Postgres is
-# the bridge to the driver, to which the conformance suite holds every promise of the store, and these files the rest.
+# Behaviour above the adapters is held in memory on both loops and on Postgres under asyncio. What trio adds on Postgres
+# is the bridge to the driver: the conformance suite holds it to every promise of the store, and these files to the rest.
 TRIO_ON_POSTGRES = {
     "test_supervisor.py",
     "test_outages.py",

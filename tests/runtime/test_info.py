@@ -133,7 +133,8 @@ def test_a_run_that_only_its_jobs_move_executes_or_waits_in_its_queue_as_they_sa
     waits, taken = a_job(), a_job(token="t")
 
     assert why(RUNNING, head=moved) is None
-    assert why(RUNNING, head=moved, owner="s", live=False) is None
+    assert why(RUNNING, head=moved, owner="s", live=False) == "claim"
+    assert why(RUNNING, head=moved, owner="s", live=False, jobs=[replace(taken, held=True)]) is None
     assert why(RUNNING, head=moved, jobs=[waits, replace(taken, held=True)]) is None
     assert why(RUNNING, head=moved, jobs=[waits]) == "queue"
     assert why(RUNNING, head=moved, jobs=[waits, taken]) == "claim"
