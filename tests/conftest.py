@@ -77,7 +77,7 @@ SLOW = (
 )
 
 # Behaviour above the adapters is held in memory on both loops and on Postgres under asyncio. What trio adds on Postgres
-# is the bridge to the driver: the conformance suite holds it to every promise of the store, and these files to the rest.
+# is the bridge to the driver: the conformance suite holds it to every promise of a store, these files to the rest.
 TRIO_ON_POSTGRES = {
     "test_supervisor.py",
     "test_outages.py",
