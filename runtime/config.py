@@ -142,7 +142,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="event_loop", kind=Choice(("asyncio", "trio")), note="what the command line runs on"),
     Setting(name="log_format", kind=Choice(("console", "json")), note="how the command line writes its log"),
     Setting(name="log_level", kind=Choice(("debug", "info", "warning", "error")), note="what it leaves out"),
-    Setting(name="max_runs", kind=Number(1), note="runs that this process drives at a time"),
+    Setting(
+        name="max_runs", kind=Number(0), note="runs that this process drives at a time; 0: only stages of its queues"
+    ),
     Setting(name="max_bodies", kind=Number(1), note="stage bodies that it executes at a time"),
     Setting(name="max_checks", kind=Number(1), note="checks of suspended stages that it makes at a time"),
     Setting(name="threads", kind=Number(1), note="worker threads for stages that are plain functions"),

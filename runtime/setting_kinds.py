@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
+from kernel.authoring.identifiers import IDENTIFIER_RULE, identifier_problem
 from kernel.errors import InvalidCommand
 from runtime.blob_urls import KNOWN_BLOB_PLACES, blob_place
 from runtime.database_urls import KNOWN_KINDS, database_kind
@@ -187,6 +188,10 @@ class Names:
         names = tuple(dict.fromkeys(name.strip() for name in map(str, given) if name.strip()))
         if not names:
             _refuse(value, where, field, takes='at least one name, such as "default"')
+        for name in names:
+            if (problem := identifier_problem(name)) is not None:
+                # No stage can have it, so that nothing would ever be found under it.
+                raise InvalidCommand(f'{where}: the name "{name}" {problem}.', field=field, hint=IDENTIFIER_RULE)
         return names
 
 

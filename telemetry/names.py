@@ -387,6 +387,7 @@ LOGS: Mapping[str, str] = {
     "loop.blocked_too_long": "it has not answered for max_blocked; the process ends",
     "maintenance.failed": "an error of ours in a maintenance tick",
     "payload.not_redacted": "the redaction hook raised, so a payload was not recorded",
+    "queues.without_stages": "queues that this process serves, and that no stage of its workflows names",
     "run.adopted": "a run is ours and had no actor: the answer of a claim was lost",
     "run.adoption_failed": "such a run could not be read; it is tried again",
     "run.cancelled": "a run was cancelled",

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kernel.authoring.identifiers import identifier_problem
 from kernel.errors import InvalidCommand
 from kernel.model.machine import Status
 from runtime.commandline import diagnosis_words
@@ -255,6 +256,9 @@ def _queues(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise argparse.ArgumentTypeError(f'names are needed, such as default,gpu, not "{text}"')
+    for name in names:
+        if (problem := identifier_problem(name)) is not None:
+            raise argparse.ArgumentTypeError(f'the queue "{name}" {problem}; names are separated by commas')
     return names
 
 
@@ -294,7 +298,8 @@ def _up(parser: argparse.ArgumentParser) -> _Make:
         "--queues",
         type=_queues,
         metavar="Q,Q",
-        help="execute the stages of these queues (default: those of the settings)",
+        help="execute the stages of these queues, beside whole runs (default: those of the settings; with"
+        " LEASEHOLD_MAX_RUNS=0 nothing else)",
     )
     parser.add_argument(
         "--metrics-port",

@@ -16,6 +16,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from kernel import Workflow
 from kernel.errors import Unavailable
+from kernel.model.jobs import DEFAULT_QUEUE
 from runtime.app import App
 from runtime.bootstrap import Storage, open_storage
 from runtime.commandline.application import load_app
@@ -23,13 +24,13 @@ from runtime.commandline.database_watch import until_gone
 from runtime.commandline.failures import DONE, FAILED, GONE, report
 from runtime.commandline.garbage import calm_garbage_collection
 from runtime.commandline.invocation import Up
-from runtime.commandline.layout import Span, fields
+from runtime.commandline.layout import Cell, Span, fields
 from runtime.commandline.opening import Context, note_notice, run_async
 from runtime.commandline.signals import StopRequest, stop_request
 from runtime.supervisor import Supervisor
 from telemetry.logs import EventLogger, configure_logging, get_logger
 
-__all__ = ["example_input", "say_banner", "say_left", "serve"]
+__all__ = ["example_input", "say_banner", "say_left", "serve", "unmatched_queues"]
 
 logger: EventLogger = get_logger("leasehold.up")
 
@@ -165,8 +166,18 @@ def _say_up(command: Up, context: Context, app: App, supervisor: Supervisor) -> 
     session_id = supervisor.stats().session_id
     workflows = [f"{workflow.id} {workflow.version}" for workflow in app.workflows]
     if _speaks_json(context) or command.supervised is not None:
+        queues = context.settings.queues
+        idle, elsewhere = unmatched_queues(app, queues)
+        if idle and _speaks_json(context):
+            # Where there is a banner, it says so.
+            logger.warning("queues.without_stages", queues=list(idle))
         logger.info(
-            "supervisor.started", session_id=session_id, database=supervisor.storage.database, workflows=workflows
+            "supervisor.started",
+            session_id=session_id,
+            database=supervisor.storage.database,
+            workflows=workflows,
+            queues=list(queues),
+            queues_elsewhere=list(elsewhere),
         )
         return
     rows = [("session", session_id or ""), ("database", supervisor.storage.database)]
@@ -180,12 +191,34 @@ def say_banner(context: Context, headline: str, rows: Sequence[tuple[str, str]],
     screen = context.screen
     screen.note(Span(headline, "bold green"), Span("  (Ctrl-C drains, twice stops at once)", "dim"))
     known = ", ".join(f"{workflow.id} {workflow.version}" for workflow in app.workflows)
-    rows = [*rows, ("workflows", known or "(none: this process will only keep others' runs waiting)")]
+    queues = context.settings.queues
+    idle, elsewhere = unmatched_queues(app, queues)
+    shown: list[tuple[str, Cell]] = [
+        *rows,
+        ("workflows", known or "(none: this process will only keep others' runs waiting)"),
+        ("queues", ", ".join(queues) + (" (and no whole runs)" if context.settings.max_runs == 0 else "")),
+        *[(f'queue "{queue}"', Span("none of these workflows has a stage in it", "yellow")) for queue in idle],
+        *[(f'queue "{queue}"', f"not served here; stages: {', '.join(elsewhere[queue])}") for queue in elsewhere],
+    ]
     if app.workflows:
         first = app.workflows[0]
-        rows.append(("start a run", f"leasehold start {first.id} --input '{example_input(first)}' --wait"))
-    for each in fields([(f"  {label}", value) for label, value in rows]):
+        shown.append(("start a run", f"leasehold start {first.id} --input '{example_input(first)}' --wait"))
+    for each in fields([(f"  {label}", value) for label, value in shown]):
         screen.note(each)
+
+
+def unmatched_queues(app: App, served: Sequence[str]) -> tuple[tuple[str, ...], Mapping[str, Sequence[str]]]:
+    """Which served queues no stage names, and which queues of stages are not served, with the ids of those stages.
+
+    The default queue is never idle: the stages of runs that are driven by jobs are in it without naming it.
+    """
+    stages: dict[str, list[str]] = {}
+    for workflow in app.workflows:
+        for stage in workflow.execution_plan().stages.values():
+            if stage.queue is not None and stage.id not in stages.setdefault(stage.queue, []):
+                stages[stage.queue].append(stage.id)
+    idle = tuple(queue for queue in served if queue not in stages and queue != DEFAULT_QUEUE)
+    return idle, {queue: ids for queue, ids in sorted(stages.items()) if queue not in served}
 
 
 async def _say_draining(command: Up, context: Context, supervisor: Supervisor, stop: StopRequest) -> None:

@@ -76,8 +76,8 @@ def test_durations_are_seconds_in_variables_and_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "variable,value,words",
     [
-        ("LEASEHOLD_MAX_RUNS", "many", ["LEASEHOLD_MAX_RUNS", "whole number", "at least 1", '"many"']),
-        ("LEASEHOLD_MAX_RUNS", "0", ["at least 1"]),
+        ("LEASEHOLD_MAX_BODIES", "many", ["LEASEHOLD_MAX_BODIES", "whole number", "at least 1", '"many"']),
+        ("LEASEHOLD_MAX_BODIES", "0", ["at least 1"]),
         ("LEASEHOLD_LEASE_S", "10s", ["LEASEHOLD_LEASE_S", "seconds"]),
         ("LEASEHOLD_LEASE_S", "nan", ["seconds"]),
         ("LEASEHOLD_LEASE_S", "1e300", ["seconds"]),
@@ -168,6 +168,13 @@ def test_a_misspelt_argument_is_an_error() -> None:
 )
 def test_queues_are_a_list_or_a_text_with_commas(given: object, expected: tuple[str, ...]) -> None:
     assert load_settings(queues=given, environ={}).queues == expected
+
+
+def test_a_name_of_a_queue_that_no_stage_can_have_is_refused() -> None:
+    with pytest.raises(InvalidCommand, match='the name "gpu gpu" has characters that are not allowed') as refused:
+        load_settings(queues="default,gpu gpu", environ={})
+
+    assert refused.value.field == "queues"
 
 
 def test_never_means_no_end() -> None:

@@ -60,6 +60,22 @@ async def test_a_queue_that_nobody_serves_is_said_and_waited_for(store: SharedSt
             assert await run.result(timeout=20) == 25
 
 
+async def test_a_process_that_drives_no_runs_executes_the_stages_of_its_queues_alone(store: SharedStore) -> None:
+    gates = Gates()
+    workflow = gated(gates)
+    async with store.supervisor(workflow, max_runs=0, **GPU) as machine:
+        run = await machine.start(workflow, 1)
+        assert (await run.describe()).waiting_for == "claim"
+
+        async with store.supervisor(workflow, passivate_after=0.05) as owner:
+            await until(lambda: gates.entered)
+            assert (machine.stats().bodies, owner.stats().bodies) == (1, 0)
+            gates.open("render")
+            assert await run.result(timeout=20) == 25
+
+        assert machine.stats().claims == 0
+
+
 async def until_waiting(run: Any, for_what: str) -> Any:
     async def told() -> Any:
         info = await run.describe()

@@ -138,6 +138,7 @@ def test_a_time_without_a_zone_is_the_wall_clock_of_whoever_types_it() -> None:
         ("runs --limit 0", ["--limit", "1 to 1000"]),
         ("runs --status done", ["--status", "COMPLETED"]),
         ("up --workers 0", ["--workers", "1 to 256"]),
+        ("up --queues gpu,c|pu", ["--queues", '"c|pu"', "separated by commas"]),
         ("up now", ['"now"', "one word too many"]),
         ("start", ["WORKFLOW"]),
         ("start w --priority 11", ["--priority", "0 to 9"]),
