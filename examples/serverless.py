@@ -4,7 +4,8 @@ uvicorn serverless:app --app-dir examples                  any number of these, 
 curl -X POST localhost:8000/runs -d '{"name": "Ada"}'      start one
 curl -X POST localhost:8000/tick                           from a timer, every few seconds: what is due becomes jobs
 curl -X POST localhost:8000/work?jobs=10                   as often: execute what is queued
-curl -X POST localhost:8000/jobs -d '{"job_id": …}'        or from a queue of the platform's, one job per message
+curl -X POST localhost:8000/jobs -d '{"job_id": …}'        or from a queue of the platform's, one job per message: the
+                                                           "jobs" that /tick and /jobs answer with are such messages
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from functools import partial
 
 from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_jsonable_python
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -49,7 +51,7 @@ async def show(request: Request) -> Response:
 
 
 async def tick(request: Request) -> Response:
-    return JSONResponse(asdict(await request.state.host.run_maintenance_tick()))
+    return JSONResponse(to_jsonable_python(await request.state.host.run_maintenance_tick()))
 
 
 async def work(request: Request) -> Response:
@@ -59,7 +61,7 @@ async def work(request: Request) -> Response:
 async def jobs(request: Request) -> Response:
     message = TypeAdapter(JobMessage).validate_json(await request.body())
     # A failed attempt is no failed request: it is recorded, and what follows from it is a job of its own.
-    return JSONResponse(asdict(await request.state.host.handle_job(message)))
+    return JSONResponse(to_jsonable_python(await request.state.host.handle_job(message)))
 
 
 def refuse(_request: Request, error: Exception) -> Response:

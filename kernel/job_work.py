@@ -11,6 +11,7 @@ from kernel.commands.execute_job import ExecuteJob, ExecuteJobPorts, ExecuteJobR
 from kernel.commands.poll_suspended_stages import poll_stage
 from kernel.errors import ErrorInfo
 from kernel.model.draft import Decision
+from kernel.model.jobs import QueuedJob, jobs_of
 from kernel.model.machine import Status
 from kernel.model.run import RunState
 from kernel.ports.jobs import LeasedJob
@@ -39,8 +40,10 @@ async def work_job(
         lease.run_id, lambda state, _moment: Decision(result=state, state=state)
     )
     stage = state.stages[lease.stage_id]
+    queued = tuple(f"{lease.run_id}/{job.stage_id}" for job in jobs_of(state).values() if isinstance(job, QueuedJob))
     if stage.status is Status.COMPLETED:
-        return ExecuteJobResult(outcome="completed")
+        return ExecuteJobResult(outcome="completed", job_ids=queued)
     if stage.status is Status.SUSPENDED and stage.suspension is not None:
-        return ExecuteJobResult(outcome="suspended", next_poll_at=stage.suspension.next_poll_at)
-    return ExecuteJobResult(outcome="failed", error=stage.error, retryable=stage.status is Status.PENDING)
+        return ExecuteJobResult(outcome="suspended", next_poll_at=stage.suspension.next_poll_at, job_ids=queued)
+    retryable = stage.status is Status.PENDING
+    return ExecuteJobResult(outcome="failed", error=stage.error, retryable=retryable, job_ids=queued)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from kernel.authoring.identifiers import text_problem
@@ -32,6 +33,9 @@ class JobMessage:
     `job_id` names it in logs (run id/stage id). With `attempt`, only the attempt of this number. Without a `token`, the
     host takes the job when the message arrives. With one, whoever sent the message has taken it out of its queue under
     that token (`JobTransport.dequeue`): the message is good while that lease holds, and never again after it.
+
+    Where messages come from: a `MaintenanceTick` and every `JobResult` name the jobs that have come to wait. One that
+    comes before its `due_at` is a ghost, so it is to be sent with that delay.
     """
 
     job_id: str
@@ -39,6 +43,7 @@ class JobMessage:
     stage_id: str
     attempt: int | None = None
     token: str | None = None
+    due_at: datetime | None = None
 
     def __post_init__(self) -> None:
         """Refuse what names no job, naming the field."""
@@ -58,13 +63,15 @@ class JobResult:
     """How it ended. All of it is recorded: a message need never be repeated, whatever stands here.
 
     `retryable`: another attempt is queued, due later. `ghost`: nothing was recorded, because there was nothing to do
-    (any more) or somebody else does it; `error` says why.
+    (any more) or somebody else does it; `error` says why. `jobs`: what has come to wait by it, for whoever sends one
+    message per job: the next attempt or check, or the stages that follow.
     """
 
     outcome: Literal["completed", "suspended", "failed"]
     error: ErrorInfo | None = None
     ghost: bool = False
     retryable: bool = False
+    jobs: tuple[JobMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +88,8 @@ class MaintenanceTick:
     """What a tick did, and what went wrong, by command.
 
     Runs were handed over to jobs (`claimed`), leases ended (`released`), stuck runs `repaired`; scheduled commands that
-    were due were `dispatched`, events `published` to the plugins and sinks of the app.
+    were due were `dispatched`, events `published` to the plugins and sinks of the app. `jobs`: what has come to wait
+    by that, for whoever sends one message per job.
     """
 
     claimed: int = 0
@@ -89,6 +97,7 @@ class MaintenanceTick:
     repaired: int = 0
     dispatched: int = 0
     published: int = 0
+    jobs: tuple[JobMessage, ...] = ()
     errors: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

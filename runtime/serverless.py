@@ -10,7 +10,7 @@ The only thing that goes on during a call is the heartbeat of the job that it ex
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -103,7 +103,14 @@ class ServerlessHost(Client):
             if job is None:
                 error = f'Job "{message.job_id}" does not wait to be executed: it is done, not due, or somebody has it'
                 return JobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=error))
-            return _result(await self._attempt(job, attempt=message.attempt))
+            result = await self._attempt(job, attempt=message.attempt)
+            return JobResult(
+                outcome=result.outcome,
+                error=result.error,
+                ghost=result.ghost,
+                retryable=result.retryable,
+                jobs=await self._messages(result.job_ids),
+            )
 
     async def process_available_jobs(self, max_jobs: int = 1) -> JobsProcessed:
         """Take jobs out of our queues and execute them, one after the other, until there are none or it was enough.
@@ -143,12 +150,15 @@ class ServerlessHost(Client):
             repaired = await self._repair(errors)
             dispatched = await self._dispatch_scheduled(max_claims)
             published = await self._step(FlushOutbox(max_events=max_claims), errors)
+            handed = () if claimed is None else tuple(job_id for run in claimed.claimed for job_id in run.job_ids)
+            waiting = await self._messages(handed + (() if reaped is None else reaped.job_ids))
         return MaintenanceTick(
             claimed=0 if claimed is None else len(claimed.claimed),
             released=0 if reaped is None else reaped.released,
             repaired=0 if repaired is None else repaired.healed + repaired.failed,
             dispatched=dispatched,
             published=0 if published is None else published.published,
+            jobs=waiting,
             errors=errors,
         )
 
@@ -234,6 +244,21 @@ class ServerlessHost(Client):
         (token,) = new_tokens(self.storage.ids, 1)
         return await jobs.take(message.run_id, message.stage_id, token, holder=self._settings.lease)
 
+    async def _messages(self, job_ids: Collection[str]) -> tuple[JobMessage, ...]:
+        """Messages for those of these jobs that wait; nobody may have asked for them, so trouble costs only them."""
+        if not job_ids:
+            return ()
+        runs = dict.fromkeys(job_id.partition("/")[0] for job_id in job_ids)
+        try:
+            found = await self.storage.jobs.jobs_of(*runs)
+        except Unavailable:
+            return ()
+        return tuple(
+            JobMessage(job_id=job_id, run_id=job.run_id, stage_id=job.stage_id, due_at=job.due_at)
+            for job in found
+            if job.token is None and (job_id := f"{job.run_id}/{job.stage_id}") in job_ids
+        )
+
     async def _attempt(self, job: LeasedJob, *, attempt: int | None = None) -> ExecuteJobResult:
         """Execute a job under its lease; when that is lost, the body is interrupted and its result a ghost."""
         assert self._attempts is not None
@@ -306,7 +331,3 @@ class ServerlessHost(Client):
             logger.exception("maintenance.failed", command=command.type, error=type(error).__name__)
             errors[command.type] = str(error)
             return None
-
-
-def _result(result: ExecuteJobResult) -> JobResult:
-    return JobResult(outcome=result.outcome, error=result.error, ghost=result.ghost, retryable=result.retryable)

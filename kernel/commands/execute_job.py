@@ -35,7 +35,7 @@ from kernel.model.consequences import ensure_started, start_stage
 from kernel.model.draft import Decision, Draft, Moment
 from kernel.model.execution_plan import ExecutionPlan
 from kernel.model.facts import CorruptHistory
-from kernel.model.jobs import JobLease, queue_of
+from kernel.model.jobs import JobLease, job_changes, queue_of
 from kernel.model.machine import Status
 from kernel.model.retry import RetryPolicy, delay_of
 from kernel.model.run import RunState
@@ -45,6 +45,7 @@ from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Attempt, BodyCompleted, BodyOutcome, BodySuspended, Executor
 from kernel.ports.journals import Journals
 from kernel.ports.registry import WorkflowRegistry
+from kernel.replace import replace
 from kernel.run_output import record_output
 
 __all__ = [
@@ -66,6 +67,7 @@ class ExecuteJobResult:
 
     `ghost`: nothing was recorded, because the attempt was superseded or there was nothing to execute; `error` says
     why. `retryable`: another attempt is due later. `output` is plain JSON; `next_poll_at` is set when suspended.
+    `job_ids` are the jobs that the end of a job has queued (run id/stage id), some of them due later.
     """
 
     outcome: Literal["completed", "suspended", "failed"]
@@ -74,6 +76,7 @@ class ExecuteJobResult:
     next_poll_at: datetime | None = None
     ghost: bool = False
     retryable: bool = False
+    job_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +244,12 @@ def decide_end(
     if queue_of(state, state.stages[stage_id]) is not None:
         draft.lease = JobLease(state.run_id, stage_id, token)
     end_attempt(draft, stage_id, outcome, policy)
-    return draft.decided(_result(draft.state.stages[stage_id], outcome))
+    result = _result(draft.state.stages[stage_id], outcome)
+    if draft.lease is not None:
+        changes = job_changes(state, draft.state, None)
+        queued = () if changes is None else changes.put
+        result = replace(result, job_ids=tuple(f"{state.run_id}/{job.stage_id}" for job in queued))
+    return draft.decided(result)
 
 
 def _result(after: StageState, outcome: Outcome) -> ExecuteJobResult:

@@ -33,9 +33,13 @@ SWEEP_LEASE = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReapStaleLeasesResult:
-    """How many leases were ended: of sessions and of jobs."""
+    """How many leases were ended, of sessions and of jobs; `job_ids` are the jobs among them (run id/stage id).
+
+    Most of those wait again, some until later; a few are no more, because their run has ended or failed by it.
+    """
 
     released: int
+    job_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +98,16 @@ async def reap_stale_leases(command: ReapStaleLeases, ports: ReapStaleLeasesPort
     by one process at a time, and what its former holder still sends is refused. Interrupted, it is swept again later.
     """
     released = len(await ports.sessions.condemn_expired(command.max_sessions))
-    jobs = ports.jobs
+    jobs, swept = ports.jobs, list[str]()
     if jobs is not None:
         seed = ports.ids.append_id()
         tokens = [attempt_token(seed, number) for number in range(command.max_jobs)]
         for expired in await jobs.take_expired(ports.registry.known(), tokens, lease=SWEEP_LEASE):
-            released += await settle_job(expired.job.lease, jobs, ports, session_id=expired.previous_session)
-    return ReapStaleLeasesResult(released=released)
+            lease = expired.job.lease
+            if await settle_job(lease, jobs, ports, session_id=expired.previous_session):
+                released += 1
+                swept.append(f"{lease.run_id}/{lease.stage_id}")
+    return ReapStaleLeasesResult(released=released, job_ids=tuple(swept))
 
 
 async def settle_job(

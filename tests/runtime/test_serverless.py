@@ -11,6 +11,8 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 import pytest
+from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from kernel import CreateRun, InvalidCommand, RetryPolicy, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
 from runtime import App, JobMessage, ServerlessHost
@@ -291,6 +293,58 @@ async def test_a_run_whose_owner_has_nothing_to_do_while_its_job_executes_waits_
 async def passivated(run: Any) -> bool:
     described = await run.describe()
     return described.waiting_for == "queue" and described.owner is None
+
+
+async def test_ticks_and_results_name_every_job_once_and_so_messages_alone_drive_a_run(store: SharedStore) -> None:
+    workflow = plain()
+    async with store.host(workflow) as host:
+        run = await host.start(workflow, 4)
+        queue = list((await host.run_maintenance_tick()).jobs)
+        handled: list[str] = []
+
+        while queue:
+            message = TypeAdapter(JobMessage).validate_json(to_json(queue.pop(0)))
+            result = await host.handle_job(message)
+            assert (result.outcome, result.ghost) == ("completed", False)
+            handled.append(message.job_id)
+            queue += result.jobs
+
+        assert await run.result(timeout=5) == 16
+        assert sorted(handled) == [f"{run.id}/{stage_id}" for stage_id in ("double", "down", "sum", "up")]
+        assert (await host.run_maintenance_tick()).jobs == ()
+
+
+async def test_a_retry_a_check_and_a_job_that_was_lost_are_named_with_the_date_when_they_are_due(
+    store: SharedStore,
+) -> None:
+    retry = RetryPolicy(initial_interval=timedelta(minutes=1), jitter=False)
+
+    @stage("unsteady", retry=retry)
+    async def unsteady(_: StageContext[int]) -> int:
+        raise ValueError("not yet")
+
+    failing, waiting = WorkflowBuilder("failing", input=int).pipe(unsteady).build(), polled([], checks=2)
+    async with store.host(App(workflows=[failing, waiting])) as host:
+        fails, lost, waits = [await host.start(each, 1) for each in (failing, failing, waiting)]
+        messages = {message.run_id: message for message in (await host.run_maintenance_tick()).jobs}
+        now = host.storage.clock.now()
+
+        (again,) = (await host.handle_job(messages[fails.id])).jobs
+        (check,) = (await host.handle_job(messages[waits.id])).jobs
+        job = await host.storage.jobs.take(lost.id, "unsteady", "t", holder=timedelta(microseconds=1))
+        await begin(host, job)
+        swept_up = await until(partial(jobs_of_tick, host))
+        await until(lambda: due(host, waits))
+        (next_check,) = (await host.handle_job(check)).jobs
+
+        assert [again.job_id, swept_up[0].job_id] == [f"{run.id}/unsteady" for run in (fails, lost)]
+        assert again.due_at is not None
+        assert again.due_at > now + timedelta(seconds=50)
+        assert next_check.job_id == check.job_id == f"{waits.id}/order"
+
+
+async def jobs_of_tick(host: ServerlessHost) -> Any:
+    return (await host.run_maintenance_tick()).jobs
 
 
 async def test_a_call_that_is_taken_away_hands_its_job_back_uncounted(store: SharedStore) -> None:
