@@ -16,19 +16,21 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from kernel.authoring.annotations import plain_annotations
+from kernel.authoring.identifiers import text_problem
 from kernel.authoring.payload_guard import encode_payload
 from kernel.authoring.stage import Stage
 from kernel.command import Command
 from kernel.commands.create_run import CreateRun
 from kernel.errors import InvalidCommand, WorkflowNotFound
+from kernel.model.ids import is_run_id
 from kernel.payloads import Limits
 from kernel.ports.registry import WorkflowRegistry
 from kernel.ports.scheduler import ScheduledCommand
 
-__all__ = ["SCHEDULE_KEY_BYTES_MAX", "check_schedule_key", "command_json", "scheduled_command"]
+__all__ = ["check_schedule_key", "command_json", "scheduled_command"]
 
-SCHEDULE_KEY_BYTES_MAX = 1000
-"""As UTF-8; as long as an idempotency key, and for the same reason."""
+YEAR_MIN, YEAR_MAX = 1970, 9998
+"""Of a date in every zone; the first and the last that Python has mean "never" and "always" to drivers of databases."""
 
 
 def scheduled_command(
@@ -46,13 +48,14 @@ def scheduled_command(
     it has none: a command may be dispatched twice, and must not create two runs.
     Raises: InvalidCommand, naming the field; WorkflowNotFound, InvalidInput, InvalidConfig; PayloadRefused.
     """
-    if at.tzinfo is None:
-        raise InvalidCommand("at must be an aware datetime.", field="at", hint="Add a time zone, e.g. UTC.")
+    at = _checked_moment(at)
     check_schedule_key(key)
     workflow_id: str | None = None
     if isinstance(command, CreateRun):
         workflow_id = command.workflow_id
         command = _creation(command, schedule_id, registry)
+    else:
+        _check_run_id(command)
     text = encode_payload(
         command_json(command), what="Scheduled command", field="command", bytes_max=limits.payload_bytes_max
     )
@@ -66,16 +69,30 @@ def scheduled_command(
 
 
 def check_schedule_key(key: str | None) -> None:
-    """Refuse a key that is blank, too long or no text. Raises: InvalidCommand."""
-    if key is None:
-        return
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        raise InvalidCommand("key is not valid UTF-8 text.", field="key") from None
-    if not key.strip() or "\0" in key or size > SCHEDULE_KEY_BYTES_MAX:
-        reason = f"key must have 1 to {SCHEDULE_KEY_BYTES_MAX} bytes as UTF-8 and no NUL character, and has {size}."
-        raise InvalidCommand(reason, field="key", hint="Leave it out, or use a digest of it.")
+    """Refuse a key that is blank, too long or no text; None is no key. Raises: InvalidCommand."""
+    problem = None if key is None else text_problem(key)
+    if problem is not None:
+        raise InvalidCommand(f"key {problem}.", field="key", hint="Leave it out, or use a digest of it.")
+
+
+def _checked_moment(at: object) -> datetime:
+    """The moment, of which every database has the year, whatever zone it is in."""
+    hint = "Give a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)."
+    if not isinstance(at, datetime):
+        raise InvalidCommand(f"at must be an aware datetime, not {at!r:.60}.", field="at", hint=hint)
+    if at.tzinfo is None or at.utcoffset() is None:
+        raise InvalidCommand("at must be an aware datetime.", field="at", hint="Add a time zone, e.g. UTC.")
+    if not YEAR_MIN <= at.year <= YEAR_MAX:
+        raise InvalidCommand(f"at must be in the years {YEAR_MIN} to {YEAR_MAX}, not {at.year}.", field="at", hint=hint)
+    return at
+
+
+def _check_run_id(command: Command[Any]) -> None:
+    """Refuse what names a run that can never be."""
+    run_id: object = getattr(command, "run_id", None)
+    if run_id is not None and not (isinstance(run_id, str) and is_run_id(run_id)):
+        hint = "It is the id that `start` and `leasehold runs` give."
+        raise InvalidCommand(f"run_id is no id of a run: {run_id!r:.60}.", field="run_id", hint=hint)
 
 
 def command_json(command: Command[Any]) -> dict[str, Any]:

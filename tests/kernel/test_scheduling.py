@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -209,3 +209,35 @@ def test_a_kernel_without_a_scheduler_says_what_it_lacks() -> None:
         drive(Hands(single).kernel().schedule(CancelRun(run_id=RUN_ID), at=LATER))
     with pytest.raises(InvalidCommand, match="scheduler="):
         drive(Hands(single).kernel().cancel_scheduled("k"))
+
+
+@pytest.mark.parametrize(
+    "field, given, said",
+    [
+        ("at", {"at": "tomorrow"}, "at must be an aware datetime, not 'tomorrow'"),
+        ("at", {"at": None}, "at must be an aware datetime, not None"),
+        ("at", {"at": datetime.max.replace(tzinfo=UTC)}, "years 1970 to 9998, not 9999"),
+        ("at", {"at": datetime.min.replace(tzinfo=UTC)}, "years 1970 to 9998, not 1"),
+        ("key", {"key": 5}, "key must be a string, not int"),
+        ("key", {"key": " "}, "key must not be empty"),
+        ("key", {"key": "k" * 1001}, "key is 1001 bytes long"),
+        ("key", {"key": "a\0b"}, "key must not contain a NUL character"),
+    ],
+)
+def test_a_moment_or_a_key_that_is_none_is_refused_with_what_is_wrong(
+    field: str, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        Scheduling().schedule(CancelRun(run_id=RUN_ID), **given)
+
+    assert refused.value.field == field
+    assert said in refused.value.message
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("run_id", ["x", "", 5])
+def test_a_command_for_a_run_that_can_never_be_is_refused_when_it_is_scheduled(run_id: Any) -> None:
+    with pytest.raises(InvalidCommand, match="run_id is no id of a run") as refused:
+        Scheduling().schedule(CancelRun(run_id=run_id))
+
+    assert refused.value.field == "run_id"

@@ -222,13 +222,13 @@ class ReportsNothing:
 
 
 async def test_a_command_that_is_refused_is_kept_with_its_error_and_holds_up_no_other(bench: Bench, log: LogCapture):
-    wrong = await bench.due(CancelRun(run_id="nobody"))
+    wrong = await bench.due(CancelRun(run_id="01912d68-783e-7000-8000-5d0a4f5a7b11"))
     await bench.due(creation())
 
     assert await dispatch_due(bench.kernel, bench.schedule, limit=10) == 2
 
     assert (bench.state(wrong), bench.runs()) == ("failed", 1)
-    assert bench.error(wrong).startswith('RunNotFound: Run "nobody" does not exist')
+    assert bench.error(wrong).startswith('RunNotFound: Run "01912d68-783e-7000-8000-5d0a4f5a7b11" does not exist')
     (said,) = [entry for entry in log.entries if entry["event"] == "command.failed"]
     assert (said["key"], said["error"], said["log_level"]) == (wrong, "RunNotFound", "error")
     assert (said["command"], said["run_id"]) == ("run.cancel", "nobody")
