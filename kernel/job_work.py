@@ -35,7 +35,9 @@ async def work_job(
         return await dispatch(command)
     if await poll_stage(lease.run_id, lease.stage_id, ports, lease=lease) is None:
         message = f'Stage "{lease.stage_id}" of run "{lease.run_id}" no longer waits for what was checked'
-        return ExecuteJobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=message))
+        return ExecuteJobResult(
+            outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=message, retryable=False)
+        )
     state: RunState = await ports.journals.record(
         lease.run_id, lambda state, _moment: Decision(result=state, state=state)
     )

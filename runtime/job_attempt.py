@@ -6,7 +6,6 @@ theirs by heartbeats. Keeping the lease is their affair, and so is interrupting 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from kernel.commands.execute_job import ExecuteJob, ExecuteJobResult
@@ -23,14 +22,17 @@ from kernel.errors import (
     WorkflowNotFound,
 )
 from kernel.job_work import work_job
+from kernel.journal import fold_stored
+from kernel.model.facts import CorruptHistory
 from kernel.model.ids import attempt_token
 from kernel.parking import park_unowned
 from kernel.ports.ids import Ids
 from kernel.ports.jobs import JobLease, LeasedJob
 from runtime.batch import hand_back
+from runtime.bootstrap import Storage
 from telemetry.logs import EventLogger, get_logger
 
-__all__ = ["attempt_job", "give_up_job", "hand_back_job", "new_tokens"]
+__all__ = ["attempt_job", "give_up_job", "hand_back_job", "new_tokens", "why_not_taken"]
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
@@ -82,6 +84,35 @@ async def attempt_job(job: LeasedJob, kernel: Kernel, *, attempt: int | None = N
     return result
 
 
+async def why_not_taken(run_id: str, stage_id: str, storage: Storage) -> str:
+    """Why nothing of this stage could be executed, as the end of a sentence; for people, and true a moment ago.
+
+    Raises: Unavailable.
+    """
+    try:
+        stored = await storage.persistence.load(run_id, bodies=False)
+        state = fold_stored(stored)
+    except RunNotFound:
+        return "its run does not exist"
+    except CorruptHistory as error:
+        return str(error)
+    stage = state.stages.get(stage_id)
+    if stage is None:
+        return f"its workflow has no such stage, but {', '.join(state.stages)}"
+    if stored.head.parked_reason is not None:
+        return f"its run is parked ({stored.head.parked_reason})"
+    if state.ended:
+        return f"its run is {state.status}"
+    job = next((job for job in await storage.jobs.jobs_of(run_id) if job.stage_id == stage_id), None)
+    if job is None:
+        return f"the stage is {stage.status}, and nothing of it is queued"
+    if job.token is not None:
+        return "somebody has it" if job.held else "whoever had it is gone, which the next tick takes note of"
+    if job.due_at > storage.clock.now():
+        return f"it is not due before {job.due_at.isoformat()}"
+    return "it waits, and is not leased under the token of the message (any more)"
+
+
 async def give_up_job(lease: JobLease, kernel: Kernel, *, session_id: str | None = None, spare: bool = False) -> None:
     """See to it that a job that nobody executes is executed by somebody; nothing when the lease is not held."""
     jobs = kernel.ports.jobs
@@ -114,5 +145,5 @@ async def _set_aside(lease: JobLease, error: EngineError, kernel: Kernel) -> Non
 
 
 def _ghost(error: EngineError) -> ExecuteJobResult:
-    found = replace(ErrorInfo(type=type(error).__name__, message=str(error)), retryable=True)
+    found = ErrorInfo(type=type(error).__name__, message=str(error), retryable=False)
     return ExecuteJobResult(outcome="failed", ghost=True, error=found)

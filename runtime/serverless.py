@@ -34,7 +34,7 @@ from runtime.bootstrap import Storage
 from runtime.client import Client
 from runtime.config import Settings
 from runtime.executor import LocalExecutor
-from runtime.job_attempt import attempt_job, hand_back_job, new_tokens
+from runtime.job_attempt import attempt_job, hand_back_job, new_tokens, why_not_taken
 from runtime.job_messages import JobMessage, JobResult, JobsProcessed, MaintenanceTick, check_count
 from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
@@ -88,7 +88,9 @@ class ServerlessHost(Client):
     async def handle_job(self, message: JobMessage) -> JobResult:
         """Execute one job, keep its lease meanwhile, and return when what became of it is recorded.
 
-        The same message may come twice, at the same time or later: one of them executes, the other is a ghost.
+        The same message may come twice, at the same time or later: one of them executes, the other is a ghost. That
+        the run was cancelled is learnt with the next heartbeat of the job, within `renew` (3 s), which interrupts the
+        body then; what it returns before counts for nothing.
         Raises: Unavailable, when the database cannot be reached; then nothing was begun, or it is found and repeated;
         InvalidCommand, when it is no message.
         """
@@ -101,8 +103,11 @@ class ServerlessHost(Client):
         with self._call():
             job = await self._taken(message)
             if job is None:
-                error = f'Job "{message.job_id}" does not wait to be executed: it is done, not due, or somebody has it'
-                return JobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=error))
+                reason = await why_not_taken(message.run_id, message.stage_id, self.storage)
+                error = f'Job "{message.job_id}" was not executed: {reason}'
+                return JobResult(
+                    outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=error, retryable=False)
+                )
             result = await self._attempt(job, attempt=message.attempt)
             return JobResult(
                 outcome=result.outcome,
@@ -283,7 +288,9 @@ class ServerlessHost(Client):
         if result is not None:
             return result
         reason = f'The lease on stage "{job.lease.stage_id}" of run "{job.lease.run_id}" was lost meanwhile'
-        return ExecuteJobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=reason))
+        return ExecuteJobResult(
+            outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=reason, retryable=False)
+        )
 
     async def _keep_lease(self, job: LeasedJob, scope: anyio.CancelScope) -> None:
         """Prolong the lease; cancel the attempt when it is lost, or can no longer be trusted."""

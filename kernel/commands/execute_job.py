@@ -215,7 +215,9 @@ def _not_startable(state: RunState, stage: StageState, command: ExecuteJob, now:
 
 def _ghost(state: RunState, stage: StageState, reason: str) -> ExecuteJobResult:
     message = f'Nothing was recorded for stage "{stage.id}" of run "{state.run_id}": {reason}'
-    return ExecuteJobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=message))
+    return ExecuteJobResult(
+        outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=message, retryable=False)
+    )
 
 
 def _replayed(stage: StageState, key: str) -> ExecuteJobResult:
@@ -277,7 +279,9 @@ async def execute_job(command: ExecuteJob, ports: ExecuteJobPorts) -> ExecuteJob
         return await _execute(command, ports)
     except JobLost as error:
         # Somebody has found the lease ended. What was to be recorded under it is recorded by nobody.
-        return ExecuteJobResult(outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=str(error)))
+        return ExecuteJobResult(
+            outcome="failed", ghost=True, error=ErrorInfo(type="Ghost", message=str(error), retryable=False)
+        )
 
 
 async def _execute(command: ExecuteJob, ports: ExecuteJobPorts) -> ExecuteJobResult:

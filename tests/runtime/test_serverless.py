@@ -14,7 +14,18 @@ import pytest
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from kernel import CreateRun, InvalidCommand, RetryPolicy, RunFailed, StageContext, Unavailable, WorkflowBuilder, stage
+from kernel import (
+    CreateRun,
+    DefinitionChanged,
+    InvalidCommand,
+    RetryPolicy,
+    RunFailed,
+    StageContext,
+    Unavailable,
+    WorkflowBuilder,
+    stage,
+)
+from kernel.parking import park_unowned
 from runtime import App, JobMessage, ServerlessHost
 from runtime.job_attempt import attempt_job, new_tokens
 from runtime.job_messages import JobsProcessed
@@ -638,6 +649,32 @@ async def test_a_message_that_names_no_job_is_refused_when_it_is_made(field: str
     assert refused.value.field == field
     assert refused.value.message.startswith(f"{field} ")
     assert refused.value.hint
+
+
+async def test_a_ghost_says_why_and_that_repeating_it_does_not_help(store: SharedStore) -> None:
+    workflow = plain()
+    async with store.host(workflow) as host:
+        run, parked = await host.start(workflow, 4), await host.start(workflow, 4)
+        await host.run_maintenance_tick()
+
+        async def said(stage_id: str = "double", run_id: str = run.id, **given: Any) -> str:
+            result = await host.handle_job(JobMessage(job_id="j", run_id=run_id, stage_id=stage_id, **given))
+            assert (result.ghost, result.retryable) == (True, False)
+            assert result.error is not None
+            assert result.error.retryable is False
+            return result.error.message
+
+        assert "its run does not exist" in await said(run_id=RUN_ID)
+        assert "no such stage, but double, up, down, sum" in await said("triple")
+        assert "is not leased under the token" in await said(token="t")
+        assert "the stage is PENDING, and nothing of it is queued" in await said("sum")
+        head = (await host.storage.persistence.load(parked.id)).head
+        await park_unowned(head, DefinitionChanged("It", "it was and is"), host.kernel.ports)
+        assert "its run is parked (definition_changed: It" in await said(run_id=parked.id)
+        await host.storage.jobs.take(run.id, "double", "another", holder=timedelta(seconds=30))
+        assert "somebody has it" in await said()
+        await run.cancel()
+        assert "its run is CANCELLED" in await said()
 
 
 async def test_calls_with_numbers_that_are_none_and_messages_that_are_none_are_refused() -> None:
