@@ -231,7 +231,7 @@ async def test_a_command_that_is_refused_is_kept_with_its_error_and_holds_up_no_
     assert bench.error(wrong).startswith('RunNotFound: Run "01912d68-783e-7000-8000-5d0a4f5a7b11" does not exist')
     (said,) = [entry for entry in log.entries if entry["event"] == "command.failed"]
     assert (said["key"], said["error"], said["log_level"]) == (wrong, "RunNotFound", "error")
-    assert (said["command"], said["run_id"]) == ("run.cancel", "nobody")
+    assert (said["command"], said["run_id"]) == ("run.cancel", "01912d68-783e-7000-8000-5d0a4f5a7b11")
     bench.clock.advance(timedelta(days=1))
     assert await dispatch_due(bench.kernel, bench.schedule, limit=10) == 0
 
