@@ -18,8 +18,9 @@ from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from telemetry import names
 from telemetry.failures import failure_of_error, failure_of_info
+from telemetry.faults import passed_over
 from telemetry.run_trace import RunTrace, Traceparent, attempt_ids, root_id, run_trace, to_ns
-from telemetry.scope import SCOPE, Scope
+from telemetry.scope import SCOPE, UNSAMPLED, Scope
 from telemetry.spans import AttributeValue, Failure, SpanRef, current_ref, end_span
 
 if TYPE_CHECKING:
@@ -47,21 +48,24 @@ class CommandSpans:
         self._clock = clock
         self._ids = ids
 
-    async def around(self, command: Command[Any], handle: Handle) -> Any:
+    def around(self, command: Command[Any], handle: Handle) -> Awaitable[Any]:
         """Carry out a command as a span."""
         if isinstance(command, CreateRun):
-            return await self._create(command, handle)
-        run_id: str | None = getattr(command, "run_id", None)
+            return self._create(command, handle)
         outer = SCOPE.get()
+        # Not a coroutine around a coroutine, for the many of which there is nothing to tell.
+        if outer is UNSAMPLED and isinstance(command, ExecuteJob):
+            return handle(command)
+        run_id: str | None = getattr(command, "run_id", None)
         known = None if outer is None or run_id is None else outer.runs.get(run_id)
         if known is not None and not known.sampled:
-            return await handle(command)
+            return handle(command)
         scope = Scope()
         if outer is not None:
             scope.session_id, scope.lost = outer.session_id, outer.lost
         if known is not None:
             scope.runs[known.run_id] = known
-        return await self._observe(command, handle, scope, run_id)
+        return self._observe(command, handle, scope, run_id)
 
     async def _create(self, command: CreateRun, handle: Handle) -> Any:
         """A run's trace begins here, or goes on: where it comes from is stored with the run."""
@@ -83,7 +87,15 @@ class CommandSpans:
             carrier = {"traceparent": str(Traceparent(trace.trace_id, trace.span_id, sampled=True))}
         root = None if carrier is None else f"{root_id(run_id):016x}"
         command = replace(command, run_id=run_id, trace_context=carrier, root_span_id=root)
-        return await self._observe(command, handle, Scope(runs={run_id: trace}), run_id)
+        scope = Scope(runs={run_id: trace})
+        if trace.sampled or (caller is not None and caller.sampled):
+            return await self._observe(command, handle, scope, run_id)
+        # Who drives it shall know that it is not sampled.
+        before = SCOPE.set(scope)
+        try:
+            return await handle(command)
+        finally:
+            SCOPE.reset(before)
 
     async def _observe(self, command: Command[Any], handle: Handle, scope: Scope, run_id: str | None) -> Any:
         caller, start_ns = current_ref(), self._tracing.now_ns()
@@ -108,11 +120,20 @@ class CommandSpans:
         return result
 
     def _send(self, command: Command[Any], scope: Scope, ended: _Ended, caller: SpanRef | None, start_ns: int) -> None:
+        try:
+            self._send_spans(command, scope, ended, caller, start_ns)
+        except Exception as error:  # noqa: BLE001 - the command is over, whatever can be told of it
+            passed_over(error)
+
+    def _send_spans(
+        self, command: Command[Any], scope: Scope, ended: _Ended, caller: SpanRef | None, start_ns: int
+    ) -> None:
         for body in scope.bodies:
             body.span.set_attribute(names.OUTCOME, ended.outcome)
             end_span(body.span, end_ns=body.end_ns, failure=body.failure)
-        if isinstance(command, CreateRun) and ended.run_id != command.run_id:
-            # An earlier run answers to the key, and the one that was minted for this command never came to be.
+        if isinstance(command, CreateRun) and not scope.born:
+            # It was refused, or an earlier run answers to the key: nobody will send a root of the one that was minted.
+            # Of one in a transaction of the caller's nobody knows yet.
             scope.runs.clear()
         trace = None if ended.run_id is None else scope.runs.get(ended.run_id)
         parent, links = _place(scope, trace, caller)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from kernel.ports.persistence import Persistence
+from telemetry.names import SCOPE
 from telemetry.privacy import NOTHING, Privacy
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def find_tracing(store: Persistence, *, clock: Clock, ids: Ids, privacy: Privacy
     if api is None or sdk is None:
         return None
     provider = api.get_tracer_provider()
-    if not isinstance(provider, sdk.TracerProvider):
+    # A disabled one has tracers that do nothing.
+    if not isinstance(provider, sdk.TracerProvider) or not isinstance(provider.get_tracer(SCOPE), sdk.Tracer):
         return None
     from telemetry.tracing import Tracing
 

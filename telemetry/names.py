@@ -156,7 +156,7 @@ CHECK = SpanName(
 APPEND = SpanName(
     "append",
     "the command or the run that its first append belongs to; the others are links",
-    "ok, or the class of the error",
+    "ok",
     "one statement of the committer that carried appends of a sampled run",
 )
 
@@ -414,6 +414,7 @@ LOGS: Mapping[str, str] = {
     "supervisor.stopped": "every run was handed back",
     "telemetry.recovered": "a collector takes what it is sent again; with how many spans were lost",
     "telemetry.unreachable": "a collector does not take what it is sent; said once",
+    "trace.failed": "a sampler or a span processor of the program's raised, and so often since this was last said",
     "trace.incomplete": "something about a run's trace could not be found out",
     "worker.died": "a worker of up --workers ended by itself; it is started again",
     "worker.started": "a worker was started",

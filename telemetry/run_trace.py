@@ -21,6 +21,7 @@ __all__ = [
     "Traceparent",
     "after_rerun",
     "attempt_ids",
+    "look_id",
     "parse_traceparent",
     "root_id",
     "run_trace",
@@ -56,7 +57,7 @@ def parse_traceparent(text: str) -> Traceparent | None:
     return Traceparent(int(trace_id, 16), int(span_id, 16), bool(int(flags, 16) & SAMPLED))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which makes it three times as dear, and every run has one
 class RunTrace:
     """A run's place in its trace. `span_id` is its root, `parent_id` the creator's span; `began_at` is its creation.
 
@@ -115,6 +116,11 @@ def root_id(run_id: str) -> int:
 def attempt_ids(token: str) -> tuple[int, int]:
     """The ids of an attempt's spans: of its `job.execute` and of its body."""
     return _derived(64, token, "job"), _derived(64, token, "body")
+
+
+def look_id(run_id: str, stage_id: str, execution: int, look: str) -> int:
+    """The id of the span of one look at a suspended stage; `look` tells it from the others of the execution."""
+    return _derived(64, run_id, stage_id, str(execution), look)
 
 
 def to_ns(moment: datetime) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telemetry.run_trace import RunTrace
     from telemetry.spans import Failure, SpanRef
 
-__all__ = ["SCOPE", "Body", "Scope", "never"]
+__all__ = ["SCOPE", "UNSAMPLED", "Body", "Scope", "never"]
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Scope:
     `command` is the span of the command, `run_id` the run that it is about (None for one of no run in particular), and
     `attempt` what its span says of the attempt that it executed. `ended` has the append that ended a run, `eventful`
     the runs of whose history the root has something to tell, `links` the commands that wait for a run's next append.
-    `lost` says whether the lease under which all this happens is lost.
+    `lost` says whether the lease under which all this happens is lost, `born` whether a run was created.
     """
 
     runs: dict[str, RunTrace] = field(default_factory=dict["str", "RunTrace"])
@@ -52,10 +52,14 @@ class Scope:
     attempt: Mapping[str, str | int] = field(default_factory=dict[str, "str | int"])
     session_id: str | None = None
     lost: Callable[[], bool] = never
+    born: bool = False
     ended: dict[str, Append] = field(default_factory=dict[str, Append])
     eventful: set[str] = field(default_factory=set[str])
     links: dict[str, dict[SpanRef, None]] = field(default_factory=dict["str", "dict[SpanRef, None]"])
     bodies: list[Body] = field(default_factory=list[Body])
 
+
+UNSAMPLED = Scope()
+"""The scope of every actor whose run is not sampled: nothing is noted in it, so all of them share it."""
 
 SCOPE: ContextVar[Scope | None] = ContextVar("leasehold_scope", default=None)

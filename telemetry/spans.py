@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from telemetry.faults import passed_over
 from telemetry.names import SCOPE
 
 __all__ = ["Failure", "SpanRef", "Spans", "context_of", "current_ref", "end_span"]
@@ -62,7 +63,11 @@ class Spans:
 
     def decide(self, trace_id: int, name: str, *, parent: Context | None = None) -> bool:
         """Whether the program's sampler wants a trace that begins, or continues, with a span of this name."""
-        found = self._sampler.should_sample(parent or Context(), trace_id, name, SpanKind.INTERNAL, {}, ())
+        try:
+            found = self._sampler.should_sample(parent or Context(), trace_id, name, SpanKind.INTERNAL, {}, ())
+        except Exception as error:  # noqa: BLE001 - the program's own
+            passed_over(error)
+            return False
         return found.decision is Decision.RECORD_AND_SAMPLE
 
     def new_id(self) -> int:
@@ -81,19 +86,26 @@ class Spans:
         links: Iterable[SpanRef] = (),
         kind: SpanKind = SpanKind.INTERNAL,
     ) -> Span:
-        """Begin a span; without a trace id it begins a trace of its own, without a span id it gets a random one."""
+        """Begin a span; without a trace id it begins a trace of its own, without a span id it gets a random one.
+
+        Where a processor of the program's raises, that is said, and the span is one that records nothing.
+        """
         context = Context()
         if trace_id is not None and parent_id is not None:
             context = context_of(SpanRef(trace_id, parent_id))
         self._ids.give(trace_id, span_id)
-        return self._tracer.start_span(
-            name,
-            context,
-            kind=kind,
-            attributes=dict(attributes or {}),
-            links=[Link(_span_context(link)) for link in links],
-            start_time=start_ns,
-        )
+        try:
+            return self._tracer.start_span(
+                name,
+                context,
+                kind=kind,
+                attributes=dict(attributes or {}),
+                links=[Link(_span_context(link)) for link in links],
+                start_time=start_ns,
+            )
+        except Exception as error:  # noqa: BLE001 - the program's own
+            passed_over(error)
+            return trace.INVALID_SPAN
 
 
 class _GivenIds(RandomIdGenerator):
@@ -116,14 +128,17 @@ class _GivenIds(RandomIdGenerator):
 
 
 def end_span(span: Span, *, end_ns: int, failure: Failure | None = None, at_ns: int | None = None) -> None:
-    """End a span at this moment; a failure becomes its status and its `exception` event."""
+    """End a span at this moment; a failure becomes its status and its `exception` event. Raises nothing."""
     if failure is not None:
         said = {"exception.type": failure.type, "exception.message": failure.message}
         if failure.traceback is not None:
             said["exception.stacktrace"] = failure.traceback
         span.add_event("exception", said, timestamp=at_ns or end_ns)
         span.set_status(Status(StatusCode.ERROR, f"{failure.type}: {failure.message}"))
-    span.end(end_ns)
+    try:
+        span.end(end_ns)
+    except Exception as error:  # noqa: BLE001 - the program's own
+        passed_over(error)
 
 
 def current_ref() -> SpanRef | None:

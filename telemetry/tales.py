@@ -23,6 +23,7 @@ from kernel.model.facts import (
 )
 from kernel.ports.persistence import HistoryRow, StoredHistory
 from telemetry import names
+from telemetry.failures import failure_of_info
 from telemetry.run_trace import RunTrace, after_rerun, to_ns
 
 __all__ = ["LostAttempt", "RootEvent", "is_eventful", "is_lossy", "lost_attempts", "present_trace", "root_events"]
@@ -100,7 +101,7 @@ def _said(fact: Fact) -> Mapping[str, Value] | None:
                 "cause": fact.cause,
                 "due_at": fact.due_at.isoformat(),
                 "exception.type": fact.error.type,
-                "exception.message": fact.error.message,
+                "exception.message": failure_of_info(fact.error).message,
             }
         case StageSuspended():
             return {**_stage(fact), "next_poll_at": fact.next_poll_at.isoformat()}

@@ -33,10 +33,11 @@ from telemetry import names
 from telemetry.append_spans import AppendSpans
 from telemetry.command_spans import CommandSpans
 from telemetry.failures import failure_of_info
+from telemetry.faults import passed_over
 from telemetry.logs import EventLogger, get_logger
 from telemetry.privacy import NOTHING, Privacy
 from telemetry.run_trace import RunTrace, attempt_ids, run_trace, to_ns
-from telemetry.scope import SCOPE, Scope
+from telemetry.scope import SCOPE, UNSAMPLED, Scope
 from telemetry.spans import AttributeValue, SpanRef, Spans, context_of, end_span
 from telemetry.tales import RootEvent, is_eventful, lost_attempts, present_trace, root_events
 from telemetry.watched_executor import WatchedExecutor
@@ -78,11 +79,11 @@ class Tracing:
 
     def watch_executor(self, executor: Executor) -> Executor:
         """The executor, watched."""
-        return WatchedExecutor(executor, self)
+        return cast("Executor", WatchedExecutor(executor, self))
 
     def watch_journals(self, journals: Journals) -> Journals:
         """The journals, watched; wanted where commands are decided in another task than they are dispatched in."""
-        return WatchedJournals(journals)
+        return cast("Journals", WatchedJournals(journals))
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -131,10 +132,14 @@ class Tracing:
         outer = SCOPE.get()
         scope = Scope(session_id=session_id, lost=lost)
         if stored is not None:
-            self.met(stored, scope)
+            try:
+                self.met(stored, scope)
+            except Exception as error:  # noqa: BLE001 - no run waits because it cannot be traced
+                passed_over(error)
         elif outer is not None and run_id in outer.runs:
             scope.runs[run_id] = outer.runs[run_id]
-        return self._drive(scope, scope.runs.get(run_id))
+        trace = scope.runs.get(run_id)
+        return self._drive(scope, trace) if trace is None or trace.sampled else _DrivingUnsampled(trace)
 
     @asynccontextmanager
     async def _drive(self, scope: Scope, trace: RunTrace | None) -> AsyncGenerator[None]:
@@ -216,3 +221,20 @@ class Tracing:
                     attributes=attributes,
                 )
                 end_span(span, end_ns=end_ns, failure=failure_of_info(lost.error))
+
+
+class _DrivingUnsampled:
+    """Around the task of an actor whose run is not sampled; a class, because it is entered for nearly every run."""
+
+    __slots__ = ("_trace",)
+
+    def __init__(self, trace: RunTrace) -> None:
+        self._trace = trace
+
+    async def __aenter__(self) -> None:
+        # For the rest of the task. User code shall know it too, or it would begin traces of its own.
+        SCOPE.set(UNSAMPLED)
+        otel_context.attach(context_of(SpanRef(self._trace.trace_id, self._trace.span_id, sampled=False)))
+
+    async def __aexit__(self, *_raised: object) -> None:
+        return None

@@ -6,9 +6,9 @@ inherit the current span, and a child interpreter is told its `traceparent`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
@@ -31,7 +31,7 @@ from kernel.ports.executor import (
 )
 from telemetry import names
 from telemetry.failures import failure_of_error, failure_of_info
-from telemetry.run_trace import RunTrace, attempt_ids
+from telemetry.run_trace import RunTrace, attempt_ids, look_id
 from telemetry.scope import SCOPE, Body, Scope
 from telemetry.spans import Failure, SpanRef, context_of, end_span
 
@@ -48,12 +48,15 @@ class WatchedExecutor:
         self._executor = executor
         self._tracing = tracing
 
-    async def run(self, attempt: Attempt, /) -> BodyOutcome:
+    def run(self, attempt: Attempt, /) -> Coroutine[Any, Any, BodyOutcome]:
         """`Executor.run`."""
         scope = SCOPE.get()
         trace = None if scope is None else scope.runs.get(attempt.run_id)
         if scope is None or trace is None:
-            return await self._executor.run(attempt)
+            return self._executor.run(attempt)
+        return self._run(attempt, scope, trace)
+
+    async def _run(self, attempt: Attempt, scope: Scope, trace: RunTrace) -> BodyOutcome:
         if not trace.sampled:
             with _current_root(trace):
                 return await self._executor.run(attempt)
@@ -82,16 +85,21 @@ class WatchedExecutor:
         scope.bodies.append(Body(span, ended_ns, failure))
         return outcome
 
-    async def check(self, check: CheckAttempt, /) -> CheckOutcome:
+    def check(self, check: CheckAttempt, /) -> Coroutine[Any, Any, CheckOutcome]:
         """`Executor.check`."""
         scope = SCOPE.get()
         trace = None if scope is None else scope.runs.get(check.run_id)
         if scope is None or trace is None:
-            return await self._executor.check(check)
+            return self._executor.check(check)
+        return self._check(check, scope, trace)
+
+    async def _check(self, check: CheckAttempt, scope: Scope, trace: RunTrace) -> CheckOutcome:
         if not trace.sampled:
             with _current_root(trace):
                 return await self._executor.check(check)
-        span = self._start(names.CHECK.of(check.stage.id), check, trace, scope, parent_id=trace.span_id)
+        # One that its process did not survive is made again as the same look, and so finds what was sent of it.
+        look = look_id(check.run_id, check.stage.id, check.execution, check.look)
+        span = self._start(names.CHECK.of(check.stage.id), check, trace, scope, span_id=look, parent_id=trace.span_id)
         outcome, failure = "interrupted", None
         try:
             with _current(span):

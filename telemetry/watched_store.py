@@ -5,7 +5,7 @@ Only what concerns runs that are sampled is noted, and only inside of a scope; e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,9 +14,10 @@ from kernel.model.run import RunState
 from kernel.model.stage import Body
 from kernel.ports.journals import Create, Decide, Journals
 from kernel.ports.persistence import Append, KeyRecord, NewRun, Persistence, StoredHistory
+from telemetry.faults import passed_over
 from telemetry.logs import EventLogger, get_logger
 from telemetry.run_trace import RunTrace
-from telemetry.scope import SCOPE, Scope
+from telemetry.scope import SCOPE, UNSAMPLED, Scope
 from telemetry.spans import SpanRef
 from telemetry.tales import is_eventful, is_lossy
 
@@ -55,27 +56,37 @@ class WatchedPersistence:
 
     def _met(self, stored: StoredHistory) -> None:
         scope, run_id = SCOPE.get(), stored.head.run_id
-        if scope is not None and (run_id not in scope.runs or scope.runs[run_id].sampled):
+        if scope is None or scope is UNSAMPLED or (run_id in scope.runs and not scope.runs[run_id].sampled):
+            return
+        try:
             self._tracing.met(stored, scope)
+        except Exception as error:  # noqa: BLE001 - what was read is read, whatever can be told of it
+            passed_over(error)
 
-    async def append(self, append: Append, /) -> None:
+    def append(self, append: Append, /) -> Awaitable[None]:
         """`Appends.append`; notes what it means for the trace, once it is durable."""
         scope = SCOPE.get()
-        trace = None if scope is None else scope.runs.get(append.run_id)
+        trace = None if scope is None or scope is UNSAMPLED else scope.runs.get(append.run_id)
+        # Not a coroutine around a coroutine, for the many of which there is nothing to tell.
         if scope is None or trace is None or not trace.sampled:
-            return await self._store.append(append)
+            return self._store.append(append)
+        return self._append(append, scope, trace)
+
+    async def _append(self, append: Append, scope: Scope, trace: RunTrace) -> None:
         if append.new is not None:
             trace = replace(trace, began_at=append.at, workflow_version=append.new.workflow_version)
             scope.runs[append.run_id] = trace
         appends = self._tracing.appends
         appends.sending(append, scope, trace)
+        done = False
         try:
             await self._store.append(append)
+            done = True
         finally:
-            appends.answered(append)
+            appends.answered(append, done=done)
+        scope.born = scope.born or append.new is not None
         if append.events is not None:
             await self._noted(append, append.events, scope, trace)
-        return None
 
     async def _noted(self, append: Append, events: bytes, scope: Scope, trace: RunTrace) -> None:
         # Whoever ends a run says so by its moment; what is appended to an ended run leaves that alone.
@@ -96,21 +107,23 @@ class WatchedJournals:
     def __init__(self, journals: Journals) -> None:
         self._journals = journals
 
-    async def create(self, run_id: str, decide: Create[R], /, *, new: NewRun, key: KeyRecord | None) -> R:
+    def create(
+        self, run_id: str, decide: Create[R], /, *, new: NewRun, key: KeyRecord | None
+    ) -> Coroutine[Any, Any, R]:
         """`Journals.create`."""
-        return await self._journals.create(run_id, decide, new=new, key=key)
+        return self._journals.create(run_id, decide, new=new, key=key)
 
-    async def record(self, run_id: str, decide: Decide[R], /, *, ends_attempt: bool = False) -> R:
+    def record(self, run_id: str, decide: Decide[R], /, *, ends_attempt: bool = False) -> Coroutine[Any, Any, R]:
         """`Journals.record`."""
-        return await self._journals.record(run_id, _linked(run_id, decide), ends_attempt=ends_attempt)
+        return self._journals.record(run_id, _linked(run_id, decide), ends_attempt=ends_attempt)
 
-    async def reopen(self, run_id: str, decide: Decide[R], /, *, key: KeyRecord | None = None) -> R:
+    def reopen(self, run_id: str, decide: Decide[R], /, *, key: KeyRecord | None = None) -> Coroutine[Any, Any, R]:
         """`Journals.reopen`."""
-        return await self._journals.reopen(run_id, decide, key=key)
+        return self._journals.reopen(run_id, decide, key=key)
 
-    async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
+    def payloads(self, run_id: str, bodies: Collection[Body], /) -> Coroutine[Any, Any, Mapping[Body, bytes]]:
         """`Journals.payloads`."""
-        return await self._journals.payloads(run_id, bodies)
+        return self._journals.payloads(run_id, bodies)
 
 
 def _linked(run_id: str, decide: Decide[R]) -> Decide[R]:

@@ -315,6 +315,7 @@ async def poll_stage(
             number=stage.attempt,
             state=(await ports.journals.payloads(run_id, [suspension.state]))[suspension.state],
             config=config_of(state, workflow),
+            look=f"{suspension.seq}/{suspension.next_poll_at.isoformat()}",
         )
         outcome = await ports.executor.check(check)
         output = outcome.output if isinstance(outcome, CheckReady) else None

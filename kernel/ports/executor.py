@@ -79,7 +79,8 @@ BodyOutcome = BodyCompleted | BodySuspended | Raised
 class CheckAttempt:
     """One call of a batch stage's check, ready to be made: the suspended state as raw JSON, and the definition.
 
-    `number` is the attempt that suspended; `config` is as in `Attempt`.
+    `number` is the attempt that suspended; `config` is as in `Attempt`. `look` names this look among all of the stage's
+    execution: one of which nothing was recorded has the same name when it is made again.
     """
 
     workflow: Workflow[Any, Any]
@@ -89,6 +90,7 @@ class CheckAttempt:
     number: int
     state: bytes
     config: Mapping[str, Any]
+    look: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

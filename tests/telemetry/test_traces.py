@@ -8,12 +8,17 @@ from typing import Any
 
 import asyncpg
 import pytest
+from anyio import sleep_forever
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import StatusCode
+from structlog.testing import LogCapture
 
 from kernel import (
     CheckContext,
+    IdempotencyKeyReused,
+    InvalidInput,
     NotReady,
     Ready,
     RetryPolicy,
@@ -378,6 +383,124 @@ async def test_payloads_are_in_the_trace_where_they_are_asked_for_and_redacted_f
     assert said["leasehold.run.input"] == '{"text": "***"}'
     assert said["leasehold.stage.output"] == '{"text": "A"}'
     assert set(seen) == {"run.input", "stage.output"}
+
+
+class Broken(SpanProcessor):
+    """A processor of the program's that raises in one of its methods."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self._where == "on_start":
+            raise RuntimeError("a defect of the program's")
+
+    def on_end(self, span: Any) -> None:
+        if self._where == "on_end":
+            raise RuntimeError("a defect of the program's")
+
+
+@pytest.mark.parametrize("where", ["on_start", "on_end"])
+async def test_a_span_processor_that_raises_harms_no_run(memory: SharedStore, sent: Sent, log: LogCapture, where: str):
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(Broken(where))
+    plain = WorkflowBuilder("plain", input=Doc, output=Doc).pipe(Gate(opened=True).stage("pass")).build()
+    async with memory.supervisor(plain) as supervisor:
+        run = await supervisor.start(plain, Doc(text="a"))
+        assert (await run.result()).text == "a"
+        history = [event.type for event in await run.history()]
+
+    assert history.count("stage.started") == 1
+    assert len([entry for entry in log.entries if entry["event"] == "trace.failed"]) <= 1
+
+
+async def test_a_sampler_that_raises_harms_no_run(memory: SharedStore, sampled_by: Callable[[Sampler], Sent]):
+    class Defect(Sampler):
+        def should_sample(self, *args: Any, **named: Any) -> Any:
+            raise RuntimeError("a defect of the program's")
+
+        def get_description(self) -> str:
+            return "Defect"
+
+    sent = sampled_by(Defect())
+    plain = WorkflowBuilder("plain", input=Doc, output=Doc).pipe(Gate(opened=True).stage("pass")).build()
+    async with memory.client(plain) as client:
+        run = await client.start(plain, Doc(text="a"))
+    async with memory.supervisor(plain) as supervisor:
+        await supervisor.run(run.id).result()
+
+    assert sent.spans == ()
+
+
+async def test_a_provider_that_is_disabled_is_none(memory: SharedStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider())
+    async with memory.supervisor(two_stages) as supervisor:
+        run = await supervisor.start(two_stages, Doc(text="a"))
+        assert (await run.result()).text == "A"
+
+
+async def test_a_start_that_is_refused_leaves_no_span_without_its_parent(store: SharedStore, sent: Sent):
+    async with store.client(two_stages) as client:
+        first = await client.start(two_stages, Doc(text="a"), idempotency_key="k")
+        await client.start(two_stages, Doc(text="a"), idempotency_key="k")
+        with pytest.raises(IdempotencyKeyReused):
+            await client.start(two_stages, Doc(text="b"), idempotency_key="k")
+        with pytest.raises(InvalidInput):
+            await client.start("two", {"text": 1})
+
+    assert {span.context.trace_id for span in sent.spans} == {span.context.trace_id for span in sent.of(first.id)}
+    assert len(sent.named("run.create")) == 1
+
+
+async def test_a_look_that_its_process_did_not_survive_is_made_again_as_the_same_look(store: SharedStore, sent: Sent):
+    begun = [0]
+
+    @batch_stage("batch", output=Doc)
+    async def batch(ctx: StageContext[Doc]) -> Suspend[Doc]:
+        return Suspend(state=Doc(text="job"), poll_interval=SOON)
+
+    @batch.check
+    async def look(state: Doc, ctx: CheckContext) -> Ready[Doc]:
+        with user_span("GET"):
+            begun[0] += 1
+        if begun[0] == 1:
+            await sleep_forever()
+        return Ready(Doc(text="done"))
+
+    workflow = WorkflowBuilder("batched", input=Doc, output=Doc).pipe(batch).build()
+    async with store.supervisor(workflow) as loser:
+        run = await loser.start(workflow, Doc(text="a"))
+        await until(lambda: begun[0] == 1)
+        session = loser.stats().session_id
+        assert session is not None
+        ends = sent.named("check batch")
+        await loser.storage.persistence.close_session(session)
+        async with store.supervisor(workflow) as other:
+            await other.run(run.id).result()
+
+    assert ends == []
+    assert len(sent.named("GET")) == 2
+    looks = {span.context.span_id for span in sent.named("check batch")}
+    assert {span.parent.span_id for span in sent.named("GET") if span.parent} == looks
+    assert len(looks) == 1
+
+
+async def test_values_that_pydantic_quotes_are_taken_out_of_what_is_told_of_an_error(store: SharedStore, sent: Sent):
+    @stage("strict", retry=RetryPolicy(max_attempts=2, initial_interval=SOON))
+    async def strict(ctx: StageContext[Doc]) -> Doc:
+        return Doc.model_validate({"text": {"card": ctx.input.text}})
+
+    workflow = WorkflowBuilder("strict", input=Doc, output=Doc).pipe(strict).build()
+    async with store.supervisor(workflow) as supervisor:
+        run = await supervisor.start(workflow, Doc(text="confidential"))
+        with pytest.raises(RunFailed, match="confidential"):
+            await run.result()
+
+    told = " ".join(span.to_json() for span in sent.spans)
+    assert "Input should be a valid string" in told
+    assert "confidential" not in told
 
 
 async def test_clients_that_close_stop_watching(memory: SharedStore, sent: Sent):
