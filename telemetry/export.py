@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from kernel.errors import InvalidCommand
+from telemetry import names
 from telemetry.deliveries import Deliveries
 from telemetry.metrics import Meters, use_meters
 from telemetry.otel_environment import OtelEnvironment, Protocol, Signal, read_environment
@@ -120,6 +121,7 @@ def shutdown() -> None:
         for abort in exporting.abort:
             # From a thread of its own again: an exporter may wait for the very request that hangs.
             _bounded(abort, 0.1)
+    deliveries.say_dropped()
 
 
 def _bounded(work: Callable[[], object], timeout_s: float, *, hopeless: Callable[[], bool] = lambda: False) -> bool:
@@ -267,6 +269,8 @@ def _meter_provider(
     meters = Meters(provider, own_histograms=True)
     for feed in feeds:
         feed.of(meters.distributions)
+    if exporting.tracer is not None:
+        meters.watch(lambda: [(names.SPANS_DROPPED, (), float(exporting.deliveries.dropped))])
     use_meters(meters)
     metrics.set_meter_provider(provider)
     return provider

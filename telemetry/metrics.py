@@ -90,12 +90,8 @@ class Meters:
         for name in names.METRICS:
             if name.kind == "gauge":
                 self._meter.create_observable_gauge(name.name, [self._read(name)], name.unit, name.meaning)
-        self._meter.create_observable_counter(
-            names.HINTS_OUTAGES.name,
-            [self._read(names.HINTS_OUTAGES)],
-            names.HINTS_OUTAGES.unit,
-            names.HINTS_OUTAGES.meaning,
-        )
+        for name in (names.HINTS_OUTAGES, names.SPANS_DROPPED):
+            self._meter.create_observable_counter(name.name, [self._read(name)], name.unit, name.meaning)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 

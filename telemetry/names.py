@@ -298,6 +298,12 @@ HINTS_OUTAGES = MetricName(
     "{connection}",
     "connections that listened and broke; hints of that moment were missed, and found by looking",
 )
+SPANS_DROPPED = MetricName(
+    "leasehold.spans.dropped",
+    "counter",
+    "{span}",
+    "spans that found the queue full (OTEL_BSP_MAX_QUEUE_SIZE); only where the command line exports traces",
+)
 RUNS_RUNNABLE = MetricName(
     "leasehold.runs.runnable",
     "gauge",
@@ -350,6 +356,7 @@ METRICS = (
     LOOP_LAG,
     HINTS_SILENCE,
     HINTS_OUTAGES,
+    SPANS_DROPPED,
     RUNS_RUNNABLE,
     OLDEST_RUNNABLE_AGE,
     UNKNOWN_WORKFLOW,
@@ -413,6 +420,7 @@ LOGS: Mapping[str, str] = {
     "supervisor.started": "the process executes runs",
     "supervisor.stopped": "every run was handed back",
     "telemetry.recovered": "a collector takes what it is sent again; with how many spans were lost",
+    "telemetry.spans_dropped": "spans found no room in the queue; with how many, said every ten seconds at most",
     "telemetry.unreachable": "a collector does not take what it is sent; said once",
     "trace.failed": "a sampler or a span processor of the program's raised, and so often since this was last said",
     "trace.incomplete": "something about a run's trace could not be found out",

@@ -110,6 +110,21 @@ def test_a_collector_that_takes_nothing_is_one_warning_and_no_more(
     assert warning["endpoint"] in {receiver.http_endpoint, receiver.grpc_endpoint}
 
 
+def test_spans_that_find_no_room_are_said_with_their_number_by_a_log_line_and_a_metric(receiver: OtlpReceiver) -> None:
+    # One at a time, so slowly that the queue, which holds two, is full.
+    little = {"OTEL_BSP_MAX_QUEUE_SIZE": "2", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
+
+    _, log = run({**over("http/protobuf", receiver), **little}, runs=30)
+
+    said = [line for line in log if line["event"] == "telemetry.spans_dropped"]
+    assert 1 <= len(said) <= 2, log
+    assert said[-1]["in_all"] == sum(int(line["spans"]) for line in said)
+    assert "OTEL_BSP_MAX_QUEUE_SIZE" in said[0]["hint"]
+    [counted] = [point.value for point in receiver.points if point.name == "leasehold.spans.dropped"]
+    assert 0 < counted == said[-1]["in_all"]
+    assert of_telemetry(log) == ["telemetry.spans_dropped"] * len(said)
+
+
 class Going:
     """The program between two of its runs."""
 

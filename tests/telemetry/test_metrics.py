@@ -236,7 +236,7 @@ def fill(meters: Meters) -> None:
     """One of each."""
     for name in names.METRICS:
         key = tuple("x" for _ in name.attributes)
-        if name.kind == "gauge" or name is names.HINTS_OUTAGES:
+        if name.kind == "gauge" or name in {names.HINTS_OUTAGES, names.SPANS_DROPPED}:
             meters.watch(lambda name=name, key=key: [(name, key, 1.0)])
     for tally in vars(meters).values():
         if hasattr(tally, "add"):
