@@ -203,8 +203,9 @@ def waiting_for(
 ) -> str | None:
     """Why nothing of the run executes now, in one word; None when something does, or when it has ended.
 
-    `delayed_until` (its `run_at`), `retry`, `poll` and `queue` are what the run itself waits for. `capacity`: its
-    process has no room for another body. `claim`: it could go on, and waits for a process with room;
+    `delayed_until` (its `run_at`), `retry`, `poll` and `queue` are what the run itself waits for. `capacity`: a
+    live session has it and has begun nothing: no room for another body, or it was claimed just now, or that process has
+    died and its lease lasts on. `claim`: it could go on, and waits for a process with room;
     `unknown_workflow`: the processes that live do not know its workflow and version; `newer_release`: they are too
     old to read it. A parked run waits for a human: the word is the reason's (such as `definition_changed`).
     """

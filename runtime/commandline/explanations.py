@@ -262,16 +262,27 @@ def _queue(case: Case) -> Explanation:
     )
 
 
+_NOT_BEGUN = (
+    "Either that process took it a moment ago; or it has no room, because all its bodies are busy "
+    "(LEASEHOLD_MAX_BODIES, threads, child interpreters); or it is gone, and its lease has not ended yet."
+)
+
+
 def _capacity(case: Case) -> Explanation:
+    """Nothing durable tells which of the possible reasons it is; a second look tells them apart."""
+    waiting = ", ".join(f'"{stage.id}"' for stage in case.stages(Status.PENDING) if case.info.started_at is not None)
     return Explanation(
         reason="capacity",
         because=[
             *([held(case)] if case.head.owner is not None else []),
-            "All bodies of that process are busy (LEASEHOLD_MAX_BODIES, threads, child interpreters).",
+            f"It could go on with {waiting}, and has not." if waiting else "Nothing of it has begun.",
+            _NOT_BEGUN,
         ],
-        then="It goes on when one of them ends.",
+        then="It goes on when one of them ends. If the process is gone, another takes the run when the lease ends.",
         advice=[
-            "If that takes too long: start another process, which takes what nobody has begun.",
+            f"Look again in a few seconds: leasehold explain {case.short_id}",
+            "If its lease then lasts longer, the process lives, and the run waits for room.",
+            "If there is no room for long: start another process, which takes what nobody has begun.",
             "Which bodies are busy, and since when: leasehold runs --status running",
         ],
     )

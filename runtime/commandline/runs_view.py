@@ -201,7 +201,7 @@ _REASONS = {
     "retry": "its next attempt",
     "poll": "something outside",
     "queue": "somebody who serves its queue",
-    "capacity": "room for another body in its process",
+    "capacity": "its process: room for another body there, unless it has died (leasehold explain)",
     "unknown_workflow": "a process that knows this workflow and version: none of those that run does",
     "newer_release": "a newer release of Leasehold: it was written by one",
 }

@@ -260,6 +260,30 @@ async def test_a_run_without_room_says_who_has_it(store: SharedStore) -> None:
     assert "start another process" in advice
 
 
+async def test_a_run_that_its_process_has_not_begun_is_told_what_is_known_and_nothing_that_is_not(
+    store: SharedStore,
+) -> None:
+    assert store.url is not None
+    async with store.client(echo()) as client:
+        run = await client.start("echo", Doc(text="x"))
+    # As a process leaves it that dies when it has claimed the run: its session lives until the lease ends.
+    execute(
+        store.url,
+        "WITH dead AS (INSERT INTO leasehold.sessions (id, lease, lease_expires_at, workflow_keys, info) "
+        "VALUES (gen_random_uuid(), '1 min', clock_timestamp() + interval '1 min', '{}', "
+        """'{"name": "gone", "hostname": "h", "pid": 1}') RETURNING id) """
+        f"UPDATE leasehold.runs SET owner = (SELECT id FROM dead), wake_at = NULL WHERE id = '{run.id}'",
+    )
+
+    reason, because, advice = await words(store, run.id)
+
+    assert reason == "capacity"
+    assert 'held by "gone"' in because
+    assert "Nothing of it has begun. Either that process took it a moment ago; or it has no room" in because
+    assert "or it is gone, and its lease has not ended yet" in because
+    assert f"Look again in a few seconds: leasehold explain {run.id[-8:]}" in advice
+
+
 async def test_a_run_that_has_ended_says_how_and_what_its_sinks_refused(store: SharedStore) -> None:
     assert store.url is not None
     async with store.supervisor(App(workflows=[failing(NonRetryable), echo()])) as supervisor:
