@@ -21,7 +21,7 @@ from kernel.model.stage import Body, StageState
 from kernel.ports.jobs import JobInfo
 from kernel.ports.persistence import HeadRow, LogLine
 from runtime.job_waiting import jobs_wait, waiting_queues
-from telemetry.run_trace import parse_traceparent
+from telemetry.run_trace import run_trace
 
 __all__ = [
     "ArtifactInfo",
@@ -93,9 +93,9 @@ class RunInfo:
     `input`, `output`, `stages` and `cancel_reason` are there only if its history was read (`stages` not None). `status`
     may be the derived SUSPENDED. `waiting_for` says why nothing of it executes now, None when something does or the run
     has ended; `waiting_queues` are those in which its jobs wait, `unserved_queues` those of them that no live session
-    serves. `owner` is the live session that drives it. `trace_id` is that of the trace which whoever created the run
-    has had it continue, in hexadecimal digits. `duration_s` counts from the start, not from creation; costs are USD;
-    times are aware UTC.
+    serves. `owner` is the live session that drives it. `trace_id` is the trace in which its spans are, if anybody
+    records any, in hexadecimal digits: the one that its creator has had it continue, or its own. `duration_s` counts
+    from the start, not from creation; costs are USD; times are aware UTC.
     """
 
     id: str
@@ -116,7 +116,7 @@ class RunInfo:
     total_tokens: int
     owner: str | None
     error: FailureInfo | None
-    trace_id: str | None = None
+    trace_id: str
     waiting_detail: str | None = None
     waiting_queues: tuple[str, ...] = ()
     unserved_queues: tuple[str, ...] = ()
@@ -183,9 +183,21 @@ def run_info(
     )
 
 
-def _trace_id(head: HeadRow) -> str | None:
-    found = parse_traceparent(str((head.trace_context or {}).get("traceparent", "")))
-    return None if found is None else f"{found.trace_id:032x}"
+def _trace_id(head: HeadRow) -> str:
+    trace = run_trace(
+        head.run_id,
+        head.workflow_id,
+        head.workflow_version,
+        began_at=head.created_at,
+        carrier=head.trace_context,
+        sample=_not_asked,
+    )
+    return f"{trace.trace_id:032x}"
+
+
+def _not_asked(_trace_id: int, _workflow_id: str) -> bool:
+    """Whether it is sampled makes no difference to its id."""
+    return False
 
 
 def wanted_bodies(state: RunState) -> list[Body]:

@@ -168,7 +168,7 @@ def _facts(info: RunInfo, now: datetime, *, full: bool) -> list[tuple[str, Cell]
         ("key", key if full else cut(line(key), _KEY_CELLS)),
         ("metadata", short_json(dict(info.metadata), 200) if info.metadata else ""),
         ("owner", "" if info.owner is None or info.ended else f"session {info.owner}"),
-        ("trace", info.trace_id or ""),
+        ("trace", info.trace_id),
         ("cost", f"{info.total_cost:f} USD" if info.total_cost else ""),
         ("tokens", f"{info.total_tokens:,}" if info.total_tokens else ""),
         ("input", "" if info.stages is None else short_json(info.input, _payload_length(full=full))),

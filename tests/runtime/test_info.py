@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,7 @@ from kernel.model.stage import Body
 from kernel.ports.jobs import JobInfo
 from kernel.ports.persistence import HeadRow, LogLine
 from runtime.info import run_info, run_json, waiting_for, wanted_bodies
+from telemetry.run_trace import run_trace
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 AGO = NOW - timedelta(minutes=1)
@@ -250,6 +252,15 @@ STAGE_KEYS = [
 
 def test_the_payloads_that_are_shown_are_the_input_and_every_output() -> None:
     assert set(wanted_bodies(COMPLETED)) == set(PAYLOADS)
+
+
+def test_a_run_has_the_trace_that_its_creator_gave_it_or_one_that_follows_from_its_id() -> None:
+    def told(**given: Any) -> str:
+        return run_info(head(COMPLETED, **given), now=NOW).trace_id
+
+    own = run_trace(RUN, "w", "1", began_at=NOW, carrier=None, sample=lambda *_: True).trace_id
+    assert told() == told(trace_context={"traceparent": "damaged"}) == f"{own:032x}"
+    assert told(trace_context={"traceparent": f"00-{7:032x}-{8:016x}-00"}) == f"{7:032x}"
 
 
 def test_a_run_as_json_has_the_public_keys_in_order() -> None:

@@ -551,7 +551,7 @@ def test_a_run_continues_the_trace_that_it_is_started_with(world: World, command
     assert code == 0
     assert json.loads(machine)["trace_id"] == TRACE
     assert re.search(rf"^trace +{TRACE}$", shown, re.MULTILINE)
-    assert "trace " not in command("show", world.completed)[1]
+    assert re.search(r"^trace +[0-9a-f]{32}$", command("show", world.completed)[1], re.MULTILINE)
 
 
 @pytest.mark.parametrize(

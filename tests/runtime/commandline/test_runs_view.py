@@ -28,6 +28,7 @@ STAGE = StageInfo(
     started_at=AGO,
 )
 RUN = RunInfo(
+    trace_id=f"{7:032x}",
     id="01a1fb81-0915-7f00-8a2b-22bf95bcc5b0",
     workflow_id="hello",
     workflow_version="1",
