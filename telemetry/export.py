@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -48,6 +49,7 @@ LEAVE_S = 3.0
 LEAVE_UNANSWERED_S = 0.5
 """The same when the collector has not answered before."""
 LOOK_S = 0.05
+VARIABLE = re.compile(r"\bOTEL_[A-Z0-9_]+")
 PROMETHEUS_EXTRA = 'pip install "leasehold[prometheus]"'
 
 
@@ -74,17 +76,30 @@ def configure_export(*, prometheus: tuple[str, int] | None = None) -> bool:
     global _exporting  # noqa: PLW0603 - OpenTelemetry's providers are the process's, and so is this
     if _exporting is not None:
         return True
-    environment = read_environment(os.environ)
+    environment = read_environment(os.environ, serves_metrics=prometheus is not None)
     if environment.traces is None and environment.metrics is None and prometheus is None:
         return False
     exporting = _Exporting(deliveries=Deliveries())
-    resource = _resource(environment)
-    if environment.traces is not None:
-        exporting.tracer = _tracer_provider(environment, environment.traces, resource, exporting)
-    if environment.metrics is not None or prometheus is not None:
-        exporting.meter = _meter_provider(environment, resource, prometheus, exporting)
+    try:
+        resource = _resource(environment)
+        if environment.traces is not None:
+            exporting.tracer = _tracer_provider(environment, environment.traces, resource, exporting)
+        if environment.metrics is not None or prometheus is not None:
+            exporting.meter = _meter_provider(environment, resource, prometheus, exporting)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _not_set_up(error) from error
     _exporting = exporting
     return True
+
+
+def _not_set_up(error: Exception) -> InvalidCommand:
+    """What the SDK says of a variable that is not among those which we check."""
+    named = VARIABLE.search(str(error))
+    return InvalidCommand(
+        f"OpenTelemetry cannot be set up as the OTEL_ variables say: {type(error).__name__}: {error}",
+        field=None if named is None else named[0],
+        hint="Correct or unset the variable (env | grep OTEL_), or switch exporting off: OTEL_SDK_DISABLED=true.",
+    )
 
 
 def flush(timeout_s: float = LEAVE_S) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NoReturn, TypeVar, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -36,6 +37,17 @@ _DEFAULT_ENDPOINTS: Mapping[Protocol, str] = {
     "grpc": "http://localhost:4317",
 }
 _COMPRESSIONS = ("none", "gzip", "deflate")
+_AGGREGATIONS = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
+_LIMITS = (
+    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +75,11 @@ class OtelEnvironment:
     metric_deltas: bool
 
 
-def read_environment(environ: Mapping[str, str]) -> OtelEnvironment:
-    """Read and check the variables. Raises: InvalidCommand, naming the variable in `field`."""
+def read_environment(environ: Mapping[str, str], *, serves_metrics: bool = False) -> OtelEnvironment:
+    """Read and check the variables; `serves_metrics` says that metrics are wanted whatever they say.
+
+    Raises: InvalidCommand, naming the variable in `field`.
+    """
     given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
     disabled = _read(given, "OTEL_SDK_DISABLED", _flag, default=False)
     traces = None if disabled else _signal(given, "TRACES")
@@ -75,6 +90,12 @@ def read_environment(environ: Mapping[str, str]) -> OtelEnvironment:
         _check_resource(given)
         for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_COMPRESSION"):
             _check_delivery(given, name)
+        _check_limits(given)
+        for name in ("OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES", "OTEL_EXPORTER_OTLP_METRICS"):
+            _check_security(given, name)
+    if metrics is not None or (serves_metrics and not disabled):
+        takes = _one_of("trace_based", "always_on", "always_off")
+        _read(given, "OTEL_METRICS_EXEMPLAR_FILTER", takes, default="")
     if traces is not None:
         sampler = _read(given, "OTEL_TRACES_SAMPLER", _one_of(*_SAMPLERS), default=sampler)
         ratio = _read(given, "OTEL_TRACES_SAMPLER_ARG", _ratio, default=1.0)
@@ -85,6 +106,8 @@ def read_environment(environ: Mapping[str, str]) -> OtelEnvironment:
             "",
             "cumulative",
         }
+        aggregation = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+        _read(given, aggregation, _one_of(*_AGGREGATIONS), default="")
         for name in ("OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT"):
             _read(given, name, _milliseconds, default=None)
     return OtelEnvironment(
@@ -229,6 +252,43 @@ def _check_delivery(given: Mapping[str, str], name: str) -> None:
         _read(given, name, _seconds, default=0.0)
     else:
         _read(given, name, _one_of(*_COMPRESSIONS), default="")
+
+
+def _check_limits(given: Mapping[str, str]) -> None:
+    for name in _LIMITS:
+        _read(given, name, _limit, default=None)
+
+
+def _limit(value: str) -> None:
+    if value.lower() != "unset" and not value.isdecimal():
+        raise _Unfit('a whole number, 0 or above, or "unset"')
+
+
+def _check_security(given: Mapping[str, str], prefix: str) -> None:
+    _read(given, f"{prefix}_INSECURE", _flag, default=False)
+    _read(given, f"{prefix}_CERTIFICATE", _authorities, default=None)
+    for name in ("CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        _read(given, f"{prefix}_{name}", _file, default=None)
+
+
+def _authorities(value: str) -> None:
+    from ssl import PROTOCOL_TLS_CLIENT, SSLContext, SSLError  # dear, and seldom needed
+
+    if Path(value).is_dir():
+        return  # of certificates under their hashes; over HTTP that is allowed
+    _file(value)
+    try:
+        SSLContext(PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)
+    except SSLError:
+        raise _Unfit("a file with certificates, as PEM") from None
+
+
+def _file(value: str) -> None:
+    try:
+        with Path(value).open("rb"):
+            pass
+    except OSError as error:
+        raise _Unfit(f"a file that can be read ({error.strerror})") from None
 
 
 def _check_resource(given: Mapping[str, str]) -> None:

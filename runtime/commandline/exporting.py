@@ -32,7 +32,7 @@ def exporting(command: object) -> Generator[None]:
         from telemetry.otel_environment import read_environment
 
         # Each worker exports for itself. What is wrong shall be said once, though, and before any of them starts.
-        read_environment(os.environ)
+        read_environment(os.environ, serves_metrics=served is not None)
         yield
         return
     from telemetry.export import configure_export, shutdown

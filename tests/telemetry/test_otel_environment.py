@@ -67,6 +67,13 @@ def test_what_people_are_shown_of_an_endpoint_has_no_secret() -> None:
         ({**ENDPOINT, "OTEL_BSP_SCHEDULE_DELAY": "5s"}, "OTEL_BSP_SCHEDULE_DELAY"),
         ({**ENDPOINT, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4096"}, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"),
         ({**ENDPOINT, "OTEL_METRIC_EXPORT_INTERVAL": "-1"}, "OTEL_METRIC_EXPORT_INTERVAL"),
+        ({**ENDPOINT, "OTEL_METRICS_EXEMPLAR_FILTER": "zzz"}, "OTEL_METRICS_EXEMPLAR_FILTER"),
+        ({**ENDPOINT, "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "abc"}, "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+        ({**ENDPOINT, "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "-3"}, "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_INSECURE": "maybe"}, "OTEL_EXPORTER_OTLP_INSECURE"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nope"}, "OTEL_EXPORTER_OTLP_CERTIFICATE"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": __file__}, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY": "/nope"}, "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY"),
     ],
 )
 def test_a_value_that_cannot_be_used_names_its_variable_and_shows_no_secret(
@@ -78,6 +85,40 @@ def test_a_value_that_cannot_be_used_names_its_variable_and_shows_no_secret(
     assert raised.value.field == field
     assert field in raised.value.message
     assert "secret" not in raised.value.message
+
+
+def test_limits_that_are_numbers_or_unset_are_taken() -> None:
+    limits = {"OTEL_SPAN_EVENT_COUNT_LIMIT": "unset", "OTEL_ATTRIBUTE_COUNT_LIMIT": "0"}
+
+    assert read_environment({**ENDPOINT, **limits}).traces is not None
+
+
+def test_metrics_that_are_only_served_have_their_variables_checked_too() -> None:
+    with pytest.raises(InvalidCommand) as raised:
+        read_environment({"OTEL_METRICS_EXEMPLAR_FILTER": "zzz"}, serves_metrics=True)
+
+    assert raised.value.field == "OTEL_METRICS_EXEMPLAR_FILTER"
+
+
+@pytest.mark.parametrize(
+    "error, field",
+    [(ValueError("OTEL_NEW must be even"), "OTEL_NEW"), (RuntimeError("No such provider"), None)],
+)
+def test_what_the_sdk_refuses_by_itself_is_said_in_its_words(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, field: str | None
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+
+    def refuse(*_more: Any, **_named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("opentelemetry.sdk.resources.Resource.create", refuse)
+
+    with pytest.raises(InvalidCommand, match=str(error)) as raised:
+        configure_export()
+
+    assert raised.value.field == field
+    assert "OTEL_" in raised.value.message
 
 
 @pytest.mark.parametrize("protocol, package", [("http/protobuf", "leasehold[otlp]"), ("grpc", "proto-grpc")])
