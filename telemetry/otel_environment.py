@@ -82,6 +82,13 @@ def read_environment(environ: Mapping[str, str], *, serves_metrics: bool = False
     """
     given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
     disabled = _read(given, "OTEL_SDK_DISABLED", _flag, default=False)
+    if disabled and serves_metrics:
+        raise InvalidCommand(
+            "Metrics are to be served (--metrics-port), and OTEL_SDK_DISABLED says that there are none.",
+            field="OTEL_SDK_DISABLED",
+            hint="Unset it, or leave --metrics-port out. To serve metrics and export nothing else, unset it and the "
+            "OTEL_EXPORTER_OTLP_ variables.",
+        )
     traces = None if disabled else _signal(given, "TRACES")
     metrics = None if disabled else _signal(given, "METRICS")
     sampler, ratio = "parentbased_always_on", 1.0
@@ -93,7 +100,7 @@ def read_environment(environ: Mapping[str, str], *, serves_metrics: bool = False
         _check_limits(given)
         for name in ("OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES", "OTEL_EXPORTER_OTLP_METRICS"):
             _check_security(given, name)
-    if metrics is not None or (serves_metrics and not disabled):
+    if metrics is not None or serves_metrics:
         takes = _one_of("trace_based", "always_on", "always_off")
         _read(given, "OTEL_METRICS_EXEMPLAR_FILTER", takes, default="")
     if traces is not None:

@@ -91,6 +91,20 @@ def test_a_variable_that_is_wrong_is_named_before_anything_begins(
     assert "zipkin" in error["message"]
 
 
+@pytest.mark.parametrize("words", [["up"], ["up", "--workers", "2"]])
+def test_metrics_that_would_be_served_empty_are_refused(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+
+    code = run([*words, "--metrics-port", "1", "--json"])
+
+    assert code == 2
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert error["field"] == "OTEL_SDK_DISABLED"
+    assert "--metrics-port" in error["message"]
+
+
 def test_a_command_that_only_looks_does_not_care(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
