@@ -41,7 +41,8 @@ class _Standing(Protocol):
 class Metering:
     """The gauges of one supervisor; `run` keeps them until it is cancelled. `stats` is called from other threads.
 
-    Of these workflows, and of those that were seen waiting, it is also told that nothing waits.
+    Of these workflows, and of those that were seen waiting, it is also told that nothing waits. Their runs are counted
+    from 0 on.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Metering:
         self._stats = stats
         self._backlog: Backlog | None = None
         self._workflow_ids = set(workflow_ids)
+        meters.know(self._workflow_ids)
 
     async def run(self) -> None:
         """Tell how things stand, and look at the store every now and then."""

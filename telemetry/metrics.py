@@ -95,6 +95,12 @@ class Meters:
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
+    def know(self, workflow_ids: Iterable[str]) -> None:
+        """The runs of these workflows are counted from 0 on; others are, once the first of them is counted."""
+        for workflow_id in workflow_ids:
+            for totals in (self._started, self._completed, self._failed, self._cancelled):
+                totals.start((workflow_id,))
+
     def told(self, state: RunState, facts: Sequence[Fact]) -> None:
         """These facts have become durable, and led to this state; of all processes one tells each fact, once."""
         for fact in facts:
@@ -186,6 +192,8 @@ class Meters:
 
     def _counter(self, name: MetricName) -> Totals:
         totals = Totals(name)
+        if not name.attributes:
+            totals.start()
 
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
             return [self._observation(value, attributes_of(name, key)) for key, value in list(totals.sums.items())]

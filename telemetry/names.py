@@ -49,6 +49,7 @@ __all__ = [
     "SCOPE",
     "SESSION_ID",
     "SPANS",
+    "SPANS_DROPPED",
     "STAGE",
     "STAGES_FAILED",
     "STAGES_RETRIED",

@@ -32,13 +32,17 @@ def attributes_of(name: MetricName, key: Key) -> dict[str, str]:
 
 
 class Totals:
-    """A counter."""
+    """A counter. One that starts at 0 shows its first addition as an increase; one that is not there yet does not."""
 
     __slots__ = ("name", "sums")
 
     def __init__(self, name: MetricName) -> None:
         self.name = name
         self.sums: dict[Key, int] = {}
+
+    def start(self, key: Key = ()) -> None:
+        """Have it be there, at 0 if nothing was counted yet."""
+        self.sums.setdefault(key, 0)
 
     def add(self, key: Key = (), number: int = 1) -> None:
         """Count."""

@@ -125,13 +125,21 @@ async def test_a_run_that_a_client_creates_is_started_and_claimed_once(metered: 
         assert metered.points(names.CLAIM_LATENCY) == {(): 1}
 
 
+async def test_counters_are_there_before_there_is_anything_to_count(metered: Metered, memory: SharedStore) -> None:
+    async with memory.supervisor(App(workflows=[copying, rendering])):
+        await until(lambda: metered.points(names.RUNS_STARTED))
+
+        for name in (names.RUNS_STARTED, names.RUNS_COMPLETED, names.RUNS_FAILED, names.RUNS_CANCELLED):
+            assert metered.points(name) == {("copying",): 0, ("rendering",): 0}
+        assert metered.points(names.LEASES_LOST) == {(): 0}
+
+
 async def test_what_other_hosts_do_for_a_run_is_counted_where_it_is_done(metered: Metered, memory: SharedStore) -> None:
     async with memory.supervisor(rendering, queues=("renders",)) as supervisor:
         await (await supervisor.start(rendering, Doc(text="a"))).result()
-        await until(lambda: metered.points(names.RUNS_COMPLETED))
+        await until(lambda: metered.points(names.RUNS_COMPLETED) == {("rendering",): 1})
 
         assert metered.points(names.STAGE_DURATION) == {("rendering", "copy"): 1, ("rendering", "render"): 1}
-        assert metered.points(names.RUNS_COMPLETED) == {("rendering",): 1}
 
 
 async def test_retries_and_failures_are_counted_by_stage(metered: Metered, store: SharedStore) -> None:
