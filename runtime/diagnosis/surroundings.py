@@ -140,7 +140,7 @@ def collector_place(environment: Mapping[str, str]) -> CollectorPlace | str | No
 
 
 async def check_collector(environment: Mapping[str, str]) -> Finding:
-    """Whether somebody accepts connections where spans are sent to."""
+    """Whether somebody accepts connections where spans are sent to; a warning if not, because runs do not need it."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Finding(status="skipped", found="OTEL_SDK_DISABLED is set: nothing is exported.")
     place = collector_place(environment)
@@ -169,12 +169,12 @@ async def _connected(place: CollectorPlace) -> Finding:
     found = f"Nobody accepts connections at {where} ({reason}), where {place.variable} sends spans."
     if place.port is None and await _refusal(place.host, usual) is None:
         found += f" Somebody does at port {usual}, the usual one for {place.protocol}."
-        return Finding(status="problem", found=found, advice=f"Name the port in {place.variable}.", figures=figures)
+        return Finding(status="warning", found=found, advice=f"Name the port in {place.variable}.", figures=figures)
     advice = (
         f"Start the collector, or correct {place.variable}. Usual ports: 4318 for HTTP, 4317 for gRPC. Runs go on "
         "without it."
     )
-    return Finding(status="problem", found=found, advice=advice, figures=figures)
+    return Finding(status="warning", found=found, advice=advice, figures=figures)
 
 
 async def _refusal(host: str, port: int) -> str | None:
