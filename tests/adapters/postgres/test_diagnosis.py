@@ -345,6 +345,19 @@ async def test_runs_that_wait_while_no_live_process_knows_them_are_a_problem(loo
     assert "more processes" in (late.advice or "")
 
 
+async def test_runs_of_a_dead_process_wait_like_those_that_nobody_has_had(look: Look, sql: Any) -> None:
+    await a_workflow(sql)
+    await a_session(sql, workflow_keys="{1}")
+    await a_run(sql, owner="(SELECT id FROM leasehold.sessions)", wake_at="NULL")
+    alive = await look("backlog")
+    await sql("UPDATE leasehold.sessions SET condemned_at = clock_timestamp()")
+    dead = await look("backlog")
+
+    assert (alive.status, alive.figures["due"]) == ("ok", 0)
+    assert (dead.status, dead.figures["due"]) == ("warning", 1)
+    assert "no live process knows it" in dead.details[0]
+
+
 async def test_a_run_that_has_just_become_due_is_no_problem_yet(look: Look, sql: Any) -> None:
     await a_workflow(sql)
     await a_run(sql, wake_at="clock_timestamp()")

@@ -72,7 +72,7 @@ REACHED_BY: dict[str, set[str]] = {
     "list_dead_letters": {"dead_letters_pkey"},
     "list_sinks": {"deliveries_due"},
     "forget_sink": {"deliveries_due", "dead_letters_sink_run_id_seq_key"},
-    "diagnose_backlog": {"runs_claim"},
+    "diagnose_backlog": {"runs_claim", "runs_owner"},
     "diagnose_outbox": {"runs_publish", "deliveries_due", "dead_letters_sink_run_id_seq_key"},
     "diagnose_parked": {"runs_parked"},
     "list_sessions": {"runs_owner"},
