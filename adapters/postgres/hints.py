@@ -50,6 +50,7 @@ class Hints:
         self._to_tell = asyncio.Event()
         self._check = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._own_pid: int | None = None
         self.received: int = 0
         self.outages: int = -1
         """How often the connection that listens had to be made anew."""
@@ -93,6 +94,8 @@ class Hints:
 
     async def _listen(self, connection: Connection[Record]) -> None:
         if not self._pooled:
+            # Taken now: what was received before the connection is closed is handed out when it has forgotten.
+            self._own_pid = connection.get_server_pid()
             await connection.add_listener(self._channel, self._hear)
         self.outages += 1
         self._alive_at = monotonic()
@@ -100,12 +103,12 @@ class Hints:
         self._heard.set()
 
     def _hear(
-        self, connection: Connection[Record] | PoolConnectionProxy[Record], pid: int, _channel: str, _payload: object
+        self, _connection: Connection[Record] | PoolConnectionProxy[Record], pid: int, _channel: str, _payload: object
     ) -> None:
         self.received += 1
         self._alive_at = monotonic()
         # What this process tells the others it knows already.
-        if pid != connection.get_server_pid():
+        if pid != self._own_pid:
             self._news = True
             self._heard.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from time import monotonic
+from typing import Any
 
 import asyncpg
 import pytest
@@ -188,3 +189,19 @@ async def test_a_waiting_process_finds_the_run_by_looking_when_a_hint_never_arri
 
     (claimed,) = await other.claim(session, 10)
     assert claimed.history.head.run_id == run.id
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_hint_that_is_handed_out_after_its_connection_was_closed_is_heard(
+    open_at: Open, adapter_url: str
+) -> None:
+    async with open_at(adapter_url) as persistence:
+        hints: Any = persistence._store.hints  # type: ignore[attr-defined]
+        connection = await hints.line.connection()
+        pid = connection.get_server_pid()
+    received = hints.received
+
+    # The driver hands out what it has received by a callback of its own, which may come after the end.
+    hints._hear(connection, pid + 1, "", "")
+
+    assert hints.received == received + 1
