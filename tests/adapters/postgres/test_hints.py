@@ -199,6 +199,7 @@ async def test_a_hint_that_is_handed_out_after_its_connection_was_closed_is_hear
         hints: Any = persistence._store.hints  # type: ignore[attr-defined]
         connection = await hints.line.connection()
         pid = connection.get_server_pid()
+    connection.terminate()
     received = hints.received
 
     # The driver hands out what it has received by a callback of its own, which may come after the end.
