@@ -15,6 +15,7 @@ Payloads are never fields, and tracebacks never show local variables, because th
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -98,10 +99,16 @@ class EventLogger:
             getattr(structlog.get_logger(self._name), level)(event, **fields)
             return
         exc_info: Any = fields.pop("exc_info", None)
-        text = " ".join([event, *(f"{name}={value}" for name, value in fields.items())])
+        text = " ".join([event, *(f"{name}={_quoted(value)}" for name, value in fields.items())])
         number = logging.getLevelNamesMapping()[level.upper()]
         # One argument, so that a "%" in the text is not taken for a place to fill in.
         logging.getLogger(self._name).log(number, "%s", text, exc_info=exc_info, extra={ROOT: fields})
+
+
+def _quoted(value: object) -> str:
+    """A field's value as one word, in quotes where it has blanks, so that people see where the next field begins."""
+    text = str(value)
+    return text if text and not any(c.isspace() or c in '"=' for c in text) else json.dumps(text, ensure_ascii=False)
 
 
 def get_logger(name: str = ROOT) -> EventLogger:

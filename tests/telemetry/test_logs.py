@@ -50,8 +50,14 @@ def test_embedded_an_event_is_a_record_of_the_standard_library(caplog: pytest.Lo
 
     [record] = caplog.records
     assert (record.name, record.levelname) == ("leasehold.runtime", "INFO")
-    assert record.getMessage() == "run.claimed session_id=s run_id=r share=50 %"
+    assert record.getMessage() == 'run.claimed session_id=s run_id=r share="50 %"'
     assert record.leasehold == {"session_id": "s", "run_id": "r", "share": "50 %"}
+
+
+def test_embedded_a_value_of_several_words_is_in_quotes(caplog: pytest.LogCaptureFixture) -> None:
+    get_logger("leasehold.telemetry").warning("it.happened", reason="Connection refused", hint='say "x"', n=1, none="")
+
+    assert caplog.messages == ['it.happened reason="Connection refused" hint="say \\"x\\"" n=1 none=""']
 
 
 def test_embedded_in_a_program_with_structlog_an_event_goes_there() -> None:
