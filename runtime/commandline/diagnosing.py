@@ -29,7 +29,7 @@ _SIGNS: dict[CheckStatus, Span] = {
     "skipped": Span("-", "dim"),
 }
 _WIDE = 100
-"""Cells of a line where no terminal says how many; more are hard to read in any."""
+"""Cells of a line where neither a terminal nor COLUMNS says how many; more are hard to read in any."""
 
 
 # -- doctor ------------------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ async def report_health(_command: Doctor, context: Context) -> int:
     if screen.as_json:
         screen.json(_report_json(report))
     else:
-        screen.lines(_report_lines(report, min(screen.width or _WIDE, _WIDE)))
+        screen.lines(_report_lines(report, min(screen.wrap_width or _WIDE, _WIDE)))
     if report.unreachable is not None:
         return exit_code(report.unreachable)
     return DONE if report.healthy else FAILED
@@ -125,7 +125,7 @@ async def explain_run(command: Explain, context: Context) -> int:
     if screen.as_json:
         screen.json(explanation_json(case, told))
     else:
-        screen.lines(_explanation_lines(case, told, min(screen.width or _WIDE, _WIDE)))
+        screen.lines(_explanation_lines(case, told, min(screen.wrap_width or _WIDE, _WIDE)))
     return DONE
 
 

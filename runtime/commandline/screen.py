@@ -80,15 +80,19 @@ class Screen:
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, wrap: bool = False) -> None:
         """A table; on a terminal it is made to fit, and with `wrap` also to what COLUMNS says of wherever it goes."""
-        width = self.width
-        if wrap and width is None and os.environ.get("COLUMNS"):
-            width = shutil.get_terminal_size().columns
-        self.lines(table(columns, rows, width=width, wrap=wrap))
+        self.lines(table(columns, rows, width=self.wrap_width if wrap else self.width, wrap=wrap))
 
     @property
     def width(self) -> int | None:
         """Cells in a line of the terminal; None when the result goes elsewhere, where nothing must be cut."""
         return shutil.get_terminal_size().columns if _is_terminal(self._out) else None
+
+    @property
+    def wrap_width(self) -> int | None:
+        """Where text is wrapped, of which nothing is cut: as `width`, or what COLUMNS says of wherever it goes."""
+        if self.width is None and os.environ.get("COLUMNS"):
+            return shutil.get_terminal_size().columns
+        return self.width
 
     # -- about results -------------------------------------------------------------------------------------------
 

@@ -119,10 +119,11 @@ def test_an_embedded_database_that_does_not_exist_is_not_made(doctor: Doctor, tm
 
 
 @pytest.mark.parametrize("columns", ["60", "80"])
-def test_lines_fit_the_terminal(
-    doctor: Doctor, database_url: str, monkeypatch: pytest.MonkeyPatch, columns: str
+@pytest.mark.parametrize("piped", [False, True])
+def test_lines_fit_the_terminal_or_what_columns_says_of_a_pipe(
+    doctor: Doctor, database_url: str, monkeypatch: pytest.MonkeyPatch, columns: str, *, piped: bool
 ) -> None:
-    monkeypatch.setattr("runtime.commandline.screen._is_terminal", lambda _: True)
+    monkeypatch.setattr("runtime.commandline.screen._is_terminal", lambda _: not piped)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", columns)
 
