@@ -67,10 +67,11 @@ class _Exporting:
 _exporting: _Exporting | None = None
 
 
-def configure_export(*, prometheus: tuple[str, int] | None = None) -> bool:
+def configure_export(*, prometheus: tuple[str, int] | None = None, worker: int | None = None) -> bool:
     """Export as the process's OTEL_* variables say; returns whether anything is. Only the first call has an effect.
 
-    `prometheus` is a host and a port on which metrics are served as text besides.
+    `prometheus` is a host and a port on which metrics are served as text besides; `worker` is our number among those
+    that serve theirs beside us, for the error that says whose port cannot be had.
     Raises: InvalidCommand, naming the variable: a value that cannot be used, or one that needs an extra.
     """
     global _exporting  # noqa: PLW0603 - OpenTelemetry's providers are the process's, and so is this
@@ -85,7 +86,7 @@ def configure_export(*, prometheus: tuple[str, int] | None = None) -> bool:
         if environment.traces is not None:
             exporting.tracer = _tracer_provider(environment, environment.traces, resource, exporting)
         if environment.metrics is not None or prometheus is not None:
-            exporting.meter = _meter_provider(environment, resource, prometheus, exporting)
+            exporting.meter = _meter_provider(environment, resource, prometheus, exporting, worker)
     except (ValueError, RuntimeError, OSError) as error:
         raise _not_set_up(error) from error
     _exporting = exporting
@@ -254,7 +255,11 @@ def _watch_spans(exporter: SpanExporter, signal: Signal, exporting: _Exporting) 
 
 
 def _meter_provider(
-    environment: OtelEnvironment, resource: Resource, prometheus: tuple[str, int] | None, exporting: _Exporting
+    environment: OtelEnvironment,
+    resource: Resource,
+    prometheus: tuple[str, int] | None,
+    exporting: _Exporting,
+    worker: int | None,
 ) -> MeterProvider:
     from opentelemetry import metrics
     from opentelemetry.sdk.metrics import MeterProvider
@@ -279,7 +284,7 @@ def _meter_provider(
         readers.append(PeriodicExportingMetricReader(exporter))
     if prometheus is not None:
         feeds.append(feed := HistogramFeed())
-        readers.append(_prometheus_reader(*prometheus, feed))
+        readers.append(_prometheus_reader(*prometheus, feed, worker))
     provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
     meters = Meters(provider, own_histograms=True)
     for feed in feeds:
@@ -332,7 +337,7 @@ def _stop(exporter: Any) -> None:
     exporter.shutdown()
 
 
-def _prometheus_reader(host: str, port: int, feed: HistogramFeed) -> MetricReader:
+def _prometheus_reader(host: str, port: int, feed: HistogramFeed, worker: int | None) -> MetricReader:
     """A reader that serves what it reads. Raises: InvalidCommand, when it cannot."""
     try:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -349,7 +354,8 @@ def _prometheus_reader(host: str, port: int, feed: HistogramFeed) -> MetricReade
     try:
         start_http_server(port, addr=host)
     except OSError as error:
-        message = f"Metrics cannot be served on {host}:{port}: {error.strerror or error}."
+        whose = "Metrics" if worker is None else f"The metrics of worker {worker}"
+        message = f"{whose} cannot be served on {host}:{port}: {error.strerror or error}."
         hint = "Choose another --metrics-port; with --workers each has one of its own, counted upwards from there."
         raise InvalidCommand(message, field="metrics_port", hint=hint) from error
     return Reader()

@@ -37,7 +37,8 @@ def exporting(command: object) -> Generator[None]:
         return
     from telemetry.export import configure_export, shutdown
 
-    if not configure_export(prometheus=served):
+    worker = command.supervised if isinstance(command, Up) else None
+    if not configure_export(prometheus=served, worker=worker):
         yield
         return
     try:

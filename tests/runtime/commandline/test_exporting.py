@@ -77,6 +77,19 @@ def test_a_port_that_is_in_use_is_an_error_that_says_so(capsys: pytest.CaptureFi
     assert "--metrics-port" in error
 
 
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_a_worker_whose_port_is_in_use_is_named_with_it(terminal: Terminal, ports: int) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", ports + 1))
+        taken.listen()
+
+        code, _, err = terminal.type("up", "--workers", "2", "--metrics-port", str(ports))
+
+    assert code == 2
+    assert f"The metrics of worker 2 cannot be served on 127.0.0.1:{ports + 1}: Address already in use." in err
+
+
 @pytest.mark.parametrize("words", [["up"], ["up", "--workers", "2"], ["start", "job"], ["demo"]])
 def test_a_variable_that_is_wrong_is_named_before_anything_begins(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
