@@ -5,7 +5,7 @@ A handle holds nothing of the run; everything is asked of the client that made i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, overload
 
@@ -25,11 +25,12 @@ from kernel.commands.unpark_run import UnparkRun
 from kernel.ending import Ending
 from kernel.errors import BlobNotFound, InvalidCommand, InvalidOutput, RunCancelled, RunFailed, RunNotFound
 from kernel.events import Event
-from kernel.journal import fetch_payloads, fold_stored, inline_bodies
+from kernel.journal import fetch_payloads
 from kernel.model.machine import Status
 from kernel.ports.persistence import LogLine
 from runtime.artifacts import read_artifact
-from runtime.info import RunInfo, run_info, wanted_bodies
+from runtime.description import describe_run, went_on
+from runtime.info import RunInfo
 from runtime.stream import EventStream, read_events
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class RunHandle(Generic[O_co]):
             try:
                 output: O_co = await self._output(ending)
             except BlobNotFound:
-                if not await self._went_on(ending.seq):
+                if not await went_on(self._client, self._run_id, ending.seq):
                     raise
             else:
                 return output
@@ -123,36 +124,9 @@ class RunHandle(Generic[O_co]):
             return plain if ending.parallel else next(iter(plain.values()), None)
         return workflow.output_value(outputs)
 
-    async def _went_on(self, seq: int) -> bool:
-        """Whether the run has moved since: what was to be read of it may have been discarded by a rerun."""
-        head = (await self._client.storage.persistence.heads([self._run_id])).get(self._run_id)
-        return head is not None and head.seq > seq
-
     async def describe(self) -> RunInfo:
         """What is known of the run now, with its stages. Raises: RunNotFound."""
-        persistence = self._client.storage.persistence
-        while True:
-            stored = await persistence.load(self._run_id)
-            state, inline = fold_stored(stored), inline_bodies(stored.rows)
-            try:
-                payloads = await fetch_payloads(self._run_id, wanted_bodies(state), inline, self._client.storage.blobs)
-            except BlobNotFound:
-                if not await self._went_on(stored.head.seq):
-                    raise
-            else:
-                break
-        reported: Mapping[str, LogLine] = {} if state.ended else await persistence.read_progress(self._run_id)
-        has_jobs = not state.ended and (state.plan.has_queues or state.drive == "jobs")
-        jobs = await self._client.storage.jobs.jobs_of(self._run_id) if has_jobs else None
-        return run_info(
-            stored.head,
-            state,
-            now=self._client.storage.clock.now(),
-            live_workflows=await persistence.live_workflows(),
-            payloads={body: from_json(data) for body, data in payloads.items()},
-            progress=reported,
-            jobs=jobs,
-        )
+        return await describe_run(self._client, self._run_id)
 
     @overload
     async def artifact(self, stage: Stage[Any, Any, Any] | str, name: str) -> bytes: ...

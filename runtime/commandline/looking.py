@@ -24,6 +24,7 @@ from runtime.commandline.opening import Context, find_chosen_run, find_run, open
 from runtime.commandline.runs_view import RUN_COLUMNS, run_lines, run_row
 from runtime.commandline.screen import Screen
 from runtime.commandline.times import clock, duration
+from runtime.description import describe_run
 from runtime.info import RunInfo, run_info, run_json, time_json
 from runtime.run_handle import RunHandle
 
@@ -96,10 +97,10 @@ def print_run(screen: Screen, info: RunInfo, *, now: datetime, full: bool = Fals
         screen.lines(run_lines(info, now, full=full, width=screen.width))
 
 
-async def describe(client: Client, handle: RunHandle[object]) -> RunInfo:
+async def describe(client: Client, handle: RunHandle[object], *, payloads: bool = True) -> RunInfo:
     """The run with its stages; when its history cannot be read, what its head says. Raises: RunNotFound."""
     try:
-        return await handle.describe()
+        return await describe_run(client, handle.id, payloads=payloads)
     except CorruptHistory:
         head = (await client.storage.persistence.heads([handle.id]))[handle.id]
         return run_info(head, now=client.storage.clock.now())
