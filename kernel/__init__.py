@@ -98,6 +98,7 @@ from kernel.payloads import Limits
 from kernel.plugin_runner import PluginRunner
 from kernel.ports.blobs import BlobStore
 from kernel.ports.sinks import EventSink, Sink, Subscription
+from kernel.unreadable import Unreadable
 
 __distribution__ = "leasehold"
 """Marks this package as ours; other distributions have packages of the same name."""
@@ -199,6 +200,7 @@ __all__ = [
     "Unavailable",
     "UnparkRun",
     "UnparkRunResult",
+    "Unreadable",
     "Workflow",
     "WorkflowBuilder",
     "WorkflowNotFound",

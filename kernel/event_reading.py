@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic_core import from_json
 
-from kernel.errors import BlobNotFound
+from kernel.errors import BlobNotFound, EngineError
 from kernel.events import Event, public_event
 from kernel.journal import fetch_payloads, inline_bodies
 from kernel.model.facts import AnnotationCreated, Fact, RunCompleted, RunRerun, StageCompleted, decode_facts
@@ -20,6 +20,7 @@ from kernel.model.run import RunState, fold
 from kernel.model.stage import Body
 from kernel.ports.blobs import BlobStore
 from kernel.ports.persistence import Histories, HistoryRow
+from kernel.unreadable import NamedFailures, Unreadable
 
 __all__ = ["EventReader", "EventReadingPorts"]
 
@@ -39,12 +40,24 @@ class EventReadingPorts(Protocol):
 
 
 class EventReader:
-    """Makes the events of some appends of one run; they are in order and have their bodies."""
+    """Makes the events of some appends of one run; they are in order and have their bodies.
 
-    def __init__(self, run_id: str, rows: Sequence[HistoryRow], ports: EventReadingPorts) -> None:
+    A payload that cannot be read for one of the reasons in `marks` is shown as `Unreadable`, and an error otherwise.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        rows: Sequence[HistoryRow],
+        ports: EventReadingPorts,
+        *,
+        marks: tuple[type[EngineError], ...] = (),
+    ) -> None:
         self._run_id = run_id
         self._rows = rows
         self._ports = ports
+        self._blobs = NamedFailures(ports.blobs)
+        self._marks = marks
         self._inline: Mapping[int, bytes] = inline_bodies(rows)
         # What the output of a run is read from may lie anywhere in its history.
         self._whole: Sequence[HistoryRow] | None = rows if rows and rows[0].first_seq == 1 else None
@@ -67,10 +80,13 @@ class EventReader:
         """
         try:
             body = await self._shown(fact, seq)
-        except BlobNotFound:
-            if not await self._is_discarded(fact, seq):
+        except EngineError as error:
+            if isinstance(error, BlobNotFound) and await self._is_discarded(fact, seq):
+                body = None
+            elif isinstance(error, self._marks):
+                body = Unreadable(error)
+            else:
                 raise
-            body = None
         return public_event(fact, run_id=self._run_id, seq=seq, at=at, body=body)
 
     async def _is_discarded(self, fact: Fact, seq: int) -> bool:
@@ -97,7 +113,7 @@ class EventReader:
         return from_json((await self._fetched([body]))[body])
 
     async def _fetched(self, bodies: Sequence[Body]) -> Mapping[Body, bytes]:
-        return await fetch_payloads(self._run_id, bodies, self._inline, self._ports.blobs)
+        return await fetch_payloads(self._run_id, bodies, self._inline, self._blobs)
 
     async def _state_at(self, seq: int) -> RunState:
         """The run as it was after this event, with whatever was appended together with it."""

@@ -17,7 +17,7 @@ from kernel.model.head import head_of
 from kernel.model.looks import decode_looks, encode_looks, lay_over
 from kernel.model.run import RunState, fold
 from kernel.model.stage import Body
-from kernel.ports.blobs import BlobStore
+from kernel.ports.blobs import BlobReading, BlobStore
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from kernel.ports.journals import Create, Decide
@@ -114,7 +114,7 @@ def inline_bodies(rows: Collection[HistoryRow]) -> Mapping[int, bytes]:
 
 
 async def fetch_payloads(
-    run_id: str, bodies: Collection[Body], inline: Mapping[int, bytes], blobs: BlobStore
+    run_id: str, bodies: Collection[Body], inline: Mapping[int, bytes], blobs: BlobReading
 ) -> Mapping[Body, bytes]:
     """The payloads of `bodies`, given the run's inline ones.
 

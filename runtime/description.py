@@ -7,15 +7,11 @@ act is done, wherever its payloads are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic_core import from_json
-
-from kernel.errors import BlobNotFound
-from kernel.journal import fetch_payloads, fold_stored, inline_bodies
-from kernel.model.run import RunState
-from kernel.model.stage import Body
-from kernel.ports.persistence import LogLine, StoredHistory
+from kernel.journal import fold_stored, inline_bodies
+from kernel.ports.persistence import LogLine
+from kernel.unreadable import Unreadable, fetch_shown
 from runtime.info import RunInfo, run_info, wanted_bodies
 
 if TYPE_CHECKING:
@@ -27,21 +23,17 @@ __all__ = ["describe_run", "went_on"]
 async def describe_run(client: Client, run_id: str, *, payloads: bool = True) -> RunInfo:
     """What is known of the run now, with its stages; without `payloads` input and outputs are None.
 
-    Raises: RunNotFound, CorruptHistory, Unavailable; with `payloads` BlobNotFound.
+    A payload that the blob store does not give is shown as `Unreadable`. Raises: RunNotFound, CorruptHistory,
+    Unavailable.
     """
     persistence = client.storage.persistence
     while True:
         stored = await persistence.load(run_id, bodies=payloads)
         state = fold_stored(stored)
-        if not payloads:
-            found: Mapping[Body, Any] = {}
-            break
-        try:
-            found = await _payloads(client, stored, state)
-        except BlobNotFound:
-            if not await went_on(client, run_id, stored.head.seq):
-                raise
-        else:
+        wanted = wanted_bodies(state) if payloads else []
+        found = await fetch_shown(run_id, wanted, inline_bodies(stored.rows), client.storage.blobs)
+        is_lost = any(isinstance(value, Unreadable) and value.is_lost for value in found.values())
+        if not is_lost or not await went_on(client, run_id, stored.head.seq):
             break
     reported: Mapping[str, LogLine] = {} if state.ended else await persistence.read_progress(run_id)
     has_jobs = not state.ended and (state.plan.has_queues or state.drive == "jobs")
@@ -55,12 +47,6 @@ async def describe_run(client: Client, run_id: str, *, payloads: bool = True) ->
         progress=reported,
         jobs=jobs,
     )
-
-
-async def _payloads(client: Client, stored: StoredHistory, state: RunState) -> Mapping[Body, Any]:
-    inline = inline_bodies(stored.rows)
-    found = await fetch_payloads(stored.head.run_id, wanted_bodies(state), inline, client.storage.blobs)
-    return {body: from_json(data) for body, data in found.items()}
 
 
 async def went_on(client: Client, run_id: str, seq: int) -> bool:

@@ -125,7 +125,10 @@ class RunHandle(Generic[O_co]):
         return workflow.output_value(outputs)
 
     async def describe(self) -> RunInfo:
-        """What is known of the run now, with its stages. Raises: RunNotFound."""
+        """What is known of the run now, with its stages. Raises: RunNotFound.
+
+        Where a large payload cannot be read now, an `Unreadable` that says why stands in its place.
+        """
         return await describe_run(self._client, self._run_id)
 
     @overload
@@ -216,7 +219,7 @@ class RunHandle(Generic[O_co]):
         return await self._client.kernel.annotations.list(self._run_id, key=key, **filters)
 
     async def history(self, after: int = 0) -> Sequence[Event]:
-        """The events with a `seq` above `after`, in order. Raises: RunNotFound."""
+        """The events with a `seq` above `after`, in order; payloads as in `describe()`. Raises: RunNotFound."""
         return await read_events(self._client, self._run_id, after=after)
 
     def events(self, after: int = 0) -> AsyncIterator[Event]:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from kernel.errors import Unavailable
+from kernel.errors import BlobNotFound, Unavailable
 from kernel.event_reading import EventReader
 from kernel.events import Event, Log, StageProgress
+from kernel.model.facts import CorruptHistory
 from kernel.model.machine import ENDED
 from kernel.ports.persistence import LogLine
+from kernel.unreadable import PayloadAway
 from runtime.narration import OutageLog
 
 if TYPE_CHECKING:
@@ -28,12 +30,17 @@ RETRY_S = 0.5
 LOG_POLL_S = 0.5
 """How often the log of a running run is read while somebody watches; committed events come by hint, not by this."""
 LOG_LINES_MAX = 1000
+# Who streams waits for a store that is away, but not for what no store has.
+_LOST = (BlobNotFound, CorruptHistory)
 
 
 async def read_events(client: Client, run_id: str, *, after: int) -> Sequence[Event]:
-    """The events above `after` that are in the history now, in order. Raises: RunNotFound, Unavailable."""
+    """The events above `after` that are in the history now, in order. Raises: RunNotFound, Unavailable.
+
+    A payload that cannot be read is shown as `Unreadable`.
+    """
     stored = await client.storage.persistence.load(run_id, after=after)
-    return await EventReader(run_id, stored.rows, client.kernel.ports).events(after=after)
+    return await EventReader(run_id, stored.rows, client.kernel.ports, marks=(*_LOST, PayloadAway)).events(after=after)
 
 
 class Outage(Protocol):
@@ -52,7 +59,9 @@ class EventStream(AsyncIterator[Event]):
     """Events above `after` in order of `seq`, without gaps or repeats; ends with the event that ends the run.
 
     Log lines and reports of progress come in between, by their time as far as they are known by then. An unavailable
-    store is waited out; `outage` is told, else the log. Raises: RunNotFound.
+    store is waited out; `outage` is told, else the log. A payload that is lost is shown as `Unreadable`.
+
+    Raises: RunNotFound.
     """
 
     def __init__(self, client: Client, run_id: str, *, after: int, outage: Outage | None = None) -> None:
@@ -83,7 +92,8 @@ class EventStream(AsyncIterator[Event]):
         if self._line_id is None:
             self._line_id = _last_id(await self._lines(0), 0)
         stored = await self._client.storage.persistence.load(self._run_id, after=self._seq)
-        events = await EventReader(self._run_id, stored.rows, self._client.kernel.ports).events(after=self._seq)
+        reader = EventReader(self._run_id, stored.rows, self._client.kernel.ports, marks=_LOST)
+        events = await reader.events(after=self._seq)
         lines = await self._lines(self._line_id)
         ended = stored.head.head.status in ENDED
         if not events and not lines and not ended:

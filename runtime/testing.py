@@ -197,7 +197,10 @@ async def run_workflow(
             clock.advance(max(seconds, 0.0))
 
     app = App(workflows=[workflow], services=services, plugins=plugins)
-    settings = Settings(database_url="memory://", lease=FOREVER, passivate_after=FOREVER)
+    queues = tuple(dict.fromkeys(stage.queue for stage in workflow.stages if stage.queue is not None))
+    settings = Settings(
+        database_url="memory://", lease=FOREVER, passivate_after=FOREVER, queues=queues or Settings().queues
+    )
     async with Supervisor(app, settings=settings, storage=_memory(clock), wait=wait) as supervisor:
         run = await supervisor.start(workflow, input, config=config)
         output: O | None = None

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-__all__ = ["BlobStore"]
+__all__ = ["BlobReading", "BlobStore"]
+
+
+class BlobReading(Protocol):
+    """The part of a blob store that reading a payload needs."""
+
+    async def get(self, key: str, /) -> bytes:
+        """The bytes. Raises: BlobNotFound, Unavailable."""
+        ...
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ from runtime.commandline.screen import Screen
 __all__ = [
     "BUG",
     "DONE",
+    "ELSEWHERE",
     "FAILED",
     "GONE",
     "INTERRUPTED",
@@ -54,12 +55,12 @@ def report(error: EngineError | RunFailed | RunCancelled, screen: Screen) -> int
     field = getattr(error, "field", None)
     hint: str | None = getattr(error, "hint", None)
     if isinstance(error, BlobNotFound):
-        hint = _ELSEWHERE
+        hint = ELSEWHERE
     tell(screen, type(error).__name__, message, field=field, hint=hint)
     return exit_code(error)
 
 
-_ELSEWHERE = (
+ELSEWHERE = (
     "Was LEASEHOLD_BLOB_URL another when it was stored? If the app has a blob_store of its own, name the app:\n"
     "  --app module:attribute"
 )

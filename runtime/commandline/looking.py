@@ -24,6 +24,7 @@ from runtime.commandline.opening import Context, find_chosen_run, find_run, open
 from runtime.commandline.runs_view import RUN_COLUMNS, run_lines, run_row
 from runtime.commandline.screen import Screen
 from runtime.commandline.times import clock, duration
+from runtime.commandline.unreadable import note_unreadable, payloads_of_events, payloads_of_runs
 from runtime.description import describe_run
 from runtime.info import RunInfo, run_info, run_json, time_json
 from runtime.run_handle import RunHandle
@@ -53,6 +54,7 @@ async def list_runs(command: Runs, context: Context) -> int:
             runs = [await describe(client, client.run(info.id)) for info in runs]
         now = client.storage.clock.now()
     screen = context.screen
+    note_unreadable(screen, payloads_of_runs(runs))
     if screen.as_json:
         screen.json({"runs": [run_json(info, full=command.full) for info in runs], "next": page.next})
         return DONE
@@ -95,6 +97,7 @@ def print_run(screen: Screen, info: RunInfo, *, now: datetime, full: bool = Fals
         screen.json(run_json(info, full=full))
     else:
         screen.lines(run_lines(info, now, full=full, width=screen.width))
+    note_unreadable(screen, payloads_of_runs([info]))
 
 
 async def describe(client: Client, handle: RunHandle[object], *, payloads: bool = True) -> RunInfo:
@@ -124,6 +127,7 @@ async def show_history(command: History, context: Context) -> int:
         events = await (await find_run(client, command.run)).history()
         now = client.storage.clock.now()
     screen = context.screen
+    note_unreadable(screen, payloads_of_events(events))
     if screen.as_json:
         for event in events:
             screen.json(json.loads(event_json(event)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from kernel.unreadable import Unreadable
 from runtime.commandline.events_view import short_json
 from runtime.commandline.layout import Cell, Column, Line, Span, bar, cut, fields, line, printable, table
 from runtime.commandline.times import ago, date_and_clock, duration, in_future
@@ -117,7 +118,7 @@ def run_lines(info: RunInfo, now: datetime, *, full: bool = False, width: int | 
         elif info.error.traceback:
             lines.append(line(Span("       --full shows where it was raised", "dim")))
     if info.status == "COMPLETED":
-        lines += [(), line(Span("output", "dim"), "  ", short_json(info.output, _payload_length(full=full)))]
+        lines += [(), line(Span("output", "dim"), "  ", _payload(info.output, full=full))]
     return lines
 
 
@@ -144,8 +145,10 @@ def _heading(info: RunInfo) -> Line:
     )
 
 
-def _payload_length(*, full: bool) -> int:
-    return 10**9 if full else _PAYLOAD_LENGTH
+def _payload(value: object, *, full: bool) -> Cell:
+    if isinstance(value, Unreadable):
+        return Span(f"unreadable: {printable(value.reason)}", "yellow")
+    return short_json(value, 10**9 if full else _PAYLOAD_LENGTH)
 
 
 def _facts(info: RunInfo, now: datetime, *, full: bool) -> list[tuple[str, Cell]]:
@@ -171,7 +174,7 @@ def _facts(info: RunInfo, now: datetime, *, full: bool) -> list[tuple[str, Cell]
         ("trace", info.trace_id),
         ("cost", f"{info.total_cost:f} USD" if info.total_cost else ""),
         ("tokens", f"{info.total_tokens:,}" if info.total_tokens else ""),
-        ("input", "" if info.stages is None else short_json(info.input, _payload_length(full=full))),
+        ("input", "" if info.stages is None else _payload(info.input, full=full)),
     ]
 
 
