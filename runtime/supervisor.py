@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -89,9 +89,9 @@ class Supervisor(Client):
     """Executes the runs of an app: `async with Supervisor(app, database="postgresql://…") as supervisor`.
 
     `services` overrides factories of the app; `accept_changes` goes on with runs whose definition changed under their
-    version instead of parking them; `wait` replaces how actors wait, for tests that skip time. Leaving drains: nothing
-    more is claimed, running bodies get `drain_grace`, what is then left is interrupted and handed back without
-    counting, and the session is closed.
+    version instead of parking them; `wait` replaces how actors wait, and `skip` moves the clock to when the
+    next job or run is due, for tests that skip time. Leaving drains: nothing more is claimed, running bodies get
+    `drain_grace`, what is then left is interrupted and handed back without counting, and the session is closed.
 
     Trouble with the database never cancels the caller: the supervisor degrades, retries and says so (`stats()`).
     """
@@ -106,9 +106,11 @@ class Supervisor(Client):
         accept_changes: bool = False,
         storage: AbstractAsyncContextManager[Storage] | None = None,
         wait: Wait | None = None,
+        skip: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__(app, database=database, settings=settings, storage=storage)
         self._wait = wait or _wait
+        self._skip = skip
         self._accept_changes = accept_changes
         self._registry: WorkflowRegistry = AcceptingChanges(app) if accept_changes else app
         self._overrides = dict(services or {})
@@ -195,6 +197,7 @@ class Supervisor(Client):
             max_runs=self._settings.max_runs,
             max_checks=self._settings.max_checks,
             bodies=self._bodies,
+            skip=self._skip,
         )
         self._host = ActorHost(
             store=storage.persistence,
@@ -237,6 +240,7 @@ class Supervisor(Client):
             bodies=self._bodies,
             suspects=self._suspects,
             idle=self._idled,
+            skip=self._skip,
         )
 
     @property

@@ -201,7 +201,7 @@ async def run_workflow(
     settings = Settings(
         database_url="memory://", lease=FOREVER, passivate_after=FOREVER, queues=queues or Settings().queues
     )
-    async with Supervisor(app, settings=settings, storage=_memory(clock), wait=wait) as supervisor:
+    async with Supervisor(app, settings=settings, storage=_memory(clock), wait=wait, skip=clock.advance) as supervisor:
         run = await supervisor.start(workflow, input, config=config)
         output: O | None = None
         error: ErrorInfo | None = None

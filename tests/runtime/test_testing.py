@@ -362,3 +362,30 @@ async def test_a_collecting_sink_keeps_events_by_type_until_it_is_cleared() -> N
     assert [event.seq for event in sink.events] == list(range(1, len(sink) + 1))
     sink.clear()
     assert len(sink) == 0
+
+
+@stage("rent", queue="gpu", retry=RetryPolicy(max_attempts=3, initial_interval=HOUR, max_interval=HOUR))
+async def rent(ctx: StageContext[Doc]) -> Doc:
+    if ctx.attempt < 3:
+        raise ConnectionError("all are taken")
+    return Doc(text=f"{ctx.input.text} at attempt {ctx.attempt}")
+
+
+@batch_stage("lend", queue="loans")
+async def lend(_ctx: StageContext[Doc]) -> Suspend[Batch] | Doc:
+    return Suspend(state=Batch(polls=0), poll_interval=HOUR)
+
+
+@lend.check
+async def lent(state: Batch, _ctx: CheckContext) -> Ready[Doc] | NotReady:
+    return NotReady(state=Batch(polls=state.polls + 1)) if state.polls < 3 else Ready(Doc(text="lent"))
+
+
+async def test_stages_of_queues_are_executed_and_their_waits_skipped():
+    workflow = WorkflowBuilder("queued", input=Doc, output=Doc).pipe(flaky).pipe(rent).pipe(lend).build()
+
+    with anyio.fail_after(20):
+        finished = await run_workflow(workflow, Doc(text="x"))
+
+    assert (finished.status, finished.output) == ("COMPLETED", Doc(text="lent"))
+    assert finished.stage("rent").attempt == 3
