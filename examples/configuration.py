@@ -1,7 +1,8 @@
 """Configuration: typed, with defaults that a run may change, checked for all stages before anything begins.
 
 `.venv/bin/python examples/configuration.py`; for a process that is up:
-.venv/bin/leasehold start documents --input '"..."' --config '{"cut": {"size": 40}}' --app examples.configuration:app
+.venv/bin/leasehold start documents --app examples.configuration:app \
+  --input '"..."' --config '{"cut": {"window": {"size": 40}}}'
 """
 
 import anyio

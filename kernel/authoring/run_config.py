@@ -6,10 +6,10 @@ have begun. All stages are validated before anything is refused, so that one ans
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, cast, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, RootModel
+from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError
 
@@ -129,6 +129,7 @@ def merge_run_config(
                 findings.append(_finding((stage.id,), "this stage takes no configuration", "no_config"))
             continue
         where = f'stage "{stage.id}"'
+        findings.extend(_unknown_fields(schema.type, values, (stage.id,)))
         try:
             # Encoded and read again: what is stored is what a recovered run will see.
             complete = _merge_model(schema.type, _independent_defaults(schema.type), values)
@@ -193,6 +194,35 @@ def _merge_model(
         else:
             merged[name] = value
     return merged
+
+
+def _unknown_fields(model: type[BaseModel], values: object, loc: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    """Findings for keys that the model would drop without a word; a model that says `extra` itself has decided."""
+    if not isinstance(values, Mapping) or "extra" in model.model_config or _reads_keys_itself(model):
+        return
+    names = {key: name for name, field in model.model_fields.items() for key in _keys_taken(name, field)}
+    for key, value in cast("Mapping[Any, object]", values).items():
+        if key not in names:
+            known = ", ".join(model.model_fields) or "none"
+            message = f"is not a field of {model.__name__}; its fields: {known}"
+            yield _finding((*loc, str(key)), message, "unknown_field")
+        elif (nested := _nested_model(model.model_fields[names[key]].annotation)) is not None:
+            yield from _unknown_fields(nested, value, (*loc, str(key)))
+
+
+def _reads_keys_itself(model: type[BaseModel]) -> bool:
+    """Whether a validator of the model sees what was given before its fields do, such as one that renames keys."""
+    validators = model.__pydantic_decorators__.model_validators.values()
+    return any(validator.info.mode in ("before", "wrap") for validator in validators)
+
+
+def _keys_taken(name: str, field: FieldInfo) -> Iterator[str]:
+    """Every key in which a model looks for this field, with those in whose value it does."""
+    yield from field_keys(name, field)
+    alias = field.validation_alias
+    for each in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+        if isinstance(each, AliasPath):
+            yield str(each.path[0])
 
 
 def _merge_mapping(below: object, value: object) -> object:

@@ -5,7 +5,17 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, computed_field, field_serializer
+from pydantic import (
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    SecretStr,
+    computed_field,
+    field_serializer,
+    model_validator,
+)
 
 from kernel import (
     AIConfig,
@@ -17,6 +27,7 @@ from kernel import (
     PayloadRefused,
     StageContext,
     StandardConfig,
+    Workflow,
     WorkflowBuilder,
     stage,
 )
@@ -391,3 +402,61 @@ def test_presets_are_mixins_whose_defaults_can_be_replaced() -> None:
 def test_presets_enforce_their_bounds(preset, values) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         preset(**values)
+
+
+class Window(BaseModel):
+    width: int = 10
+
+
+class CutConfig(BaseModel):
+    window: Window = Window()
+    size: int = 1
+
+
+def cutting(model: type[BaseModel]) -> Workflow[Any, Any]:
+    @stage("cut", config=model)
+    async def cut(ctx: StageContext[None, Any]) -> None: ...
+
+    return WorkflowBuilder("cutting").pipe(cut).build()
+
+
+@pytest.mark.parametrize(
+    "given, loc, fields",
+    [
+        ({"window": {}, "sise": 4}, ("cut", "sise"), "window, size"),
+        ({"window": {"widht": 4}}, ("cut", "window", "widht"), "width"),
+    ],
+)
+def test_a_field_that_the_model_does_not_have_is_refused_and_the_known_ones_are_named(
+    given: dict[str, Any], loc: tuple[str, ...], fields: str
+) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        cutting(CutConfig).merge_config({"cut": given})
+
+    [finding] = refused.value.errors
+    assert (finding["loc"], finding["type"]) == (loc, "unknown_field")
+    assert f"its fields: {fields}" in str(refused.value)
+
+
+@pytest.mark.parametrize("extra", ["ignore", "allow"])
+def test_a_model_may_say_that_it_takes_other_fields(extra: Any) -> None:
+    class Open(CutConfig):
+        model_config = ConfigDict(extra=extra)
+
+    assert cutting(Open).merge_config({"cut": {"sise": 4}})["cut"]["size"] == 1
+
+
+def test_a_model_may_take_fields_under_names_that_only_its_validators_know() -> None:
+    class Renamed(CutConfig):
+        deep: int = Field(default=0, validation_alias=AliasPath("levels", 0))
+
+        @model_validator(mode="before")
+        @classmethod
+        def rename(cls, given: dict[str, Any]) -> dict[str, Any]:
+            return {"size": given.pop("length"), **given} if "length" in given else given
+
+    class Aliased(CutConfig):
+        deep: int = Field(default=0, validation_alias=AliasPath("levels", 0))
+
+    assert "cut" in cutting(Renamed).merge_config({"cut": {"length": 4}})
+    assert "cut" in cutting(Aliased).merge_config({"cut": {"levels": [4]}})
