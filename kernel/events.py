@@ -9,14 +9,14 @@ stream of a run all show these and nothing else. Per run they are in order of `s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from kernel.errors import ErrorInfo
+from kernel.errors import ErrorInfo, InvalidCommand
 from kernel.model.facts import Fact, RetryCause
 
 __all__ = [
@@ -319,6 +319,29 @@ def public_event(fact: Fact, *, run_id: str, seq: int, at: datetime, body: Any =
                 values[name] = getattr(fact, name)
     event: Event = cls(run_id=run_id, seq=seq, at=at, **values)
     return event
+
+
+LIVE_ONLY: frozenset[EventType] = frozenset({"stage.progress", "log"})
+"""Shown to who watches a run while it executes; no history keeps them, so no sink can be owed them."""
+
+
+def event_types(of: str, given: Iterable[EventType], *, field: str) -> frozenset[EventType]:
+    """The types of events that a sink or a plugin wants. Raises: InvalidCommand, for any that it can never be given."""
+    known: list[EventType] = [each for each in get_args(EventType) if each not in LIVE_ONLY]
+    hint = f"Events: {', '.join(known)}."
+    if isinstance(given, str):
+        reason, hint = f"`{field}` is a text", f'Write {field}=["{given}"].'
+    else:
+        types = frozenset(given)
+        wrong = sorted(str(each) for each in types if each not in known)
+        live = [each for each in wrong if each in LIVE_ONLY]
+        if types and not wrong:
+            return types
+        if live:
+            reason = f"{', '.join(map(repr, live))} cannot arrive: it is live only, for RunHandle.events()"
+        else:
+            reason = f"there is no event {', '.join(map(repr, wrong))}" if wrong else f"`{field}` names no event"
+    raise InvalidCommand(f"{of}: {reason}.", field=field, hint=hint)
 
 
 def is_emitted(fact: Fact) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from kernel.errors import InvalidCommand
-from kernel.events import Event, EventType, event_json
+from kernel.events import Event, EventType, event_json, event_types
 from kernel.ports.sinks import Sink
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def jetstream(
             timeout=timeout,
             options=options,
         ),
-        events=None if events is None else frozenset(events),
+        events=None if events is None else event_types(f'Sink "{name}"', events, field="events"),
         max_retries=max_retries,
         timeout=timeout,
         at_once=at_once,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import get_args
 
 from kernel.errors import ErrorInfo
-from kernel.events import Event, EventType
+from kernel.events import LIVE_ONLY, Event, EventType, event_types
 from kernel.ports.sinks import Sink
 from telemetry.logs import EventLogger, get_logger
 
@@ -39,7 +39,8 @@ class LogSink:
 def log_events(*, name: str = "log", events: Collection[EventType] | None = None) -> Sink:
     """Log events, for `App(sinks=[log_events()])`; all of them, or those of these types.
 
-    Each event is logged by one process, once, unless that process dies meanwhile.
+    Each event is logged by one process, once, unless that process dies meanwhile. Raises: InvalidCommand.
     """
-    wanted = frozenset(get_args(EventType) if events is None else events)
+    every = frozenset[EventType](get_args(EventType)) - LIVE_ONLY
+    wanted = every if events is None else event_types(f'Sink "{name}"', events, field="events")
     return Sink(name=name, open=LogSink, events=wanted)

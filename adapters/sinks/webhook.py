@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from adapters.sinks.addresses import AddressRefused, Network, networks
 from adapters.sinks.signatures import SIGNATURE_HEADER, sign
 from kernel.errors import InvalidCommand, RetryAfter
-from kernel.events import Event, EventType, event_json
+from kernel.events import Event, EventType, event_json, event_types
 from kernel.ports.sinks import Sink
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def webhook(
         open=lambda: WebhookSink(
             url, secret=secret, headers=checked, allowed=allowed, timeout=timeout, at_once=at_once
         ),
-        events=None if events is None else frozenset(events),
+        events=None if events is None else event_types(f'Sink "{name}"', events, field="events"),
         max_retries=max_retries,
         timeout=timeout,
         at_once=at_once,

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import get_args
 
 from kernel.authoring.identifiers import IDENTIFIER_RULE, identifier_problem
 from kernel.authoring.signatures import returns_awaitable
 from kernel.errors import InvalidCommand
-from kernel.events import Event, EventType
+from kernel.events import Event, EventType, event_types
 
 __all__ = ["Plugin", "plugin"]
 
@@ -30,12 +29,13 @@ class Plugin:
 def plugin(id: str, *, on: Iterable[EventType]) -> Callable[[Callable[[Event], Awaitable[None]]], Plugin]:
     """Make a plugin of an async function of one event: `@plugin("audit", on=["run.completed"])`.
 
-    Raises: InvalidCommand for an id that is not allowed, no or unknown event types, or a function that is not async.
+    Raises: InvalidCommand for an id that is not allowed, no or unknown event types, those that are live only, or a
+    function that is not async.
     """
     problem = identifier_problem(id)
     if problem is not None:
         raise InvalidCommand(f"Plugin {id!r}: its id {problem}.", field="id", hint=IDENTIFIER_RULE)
-    types = _event_types(id, on)
+    types = event_types(f'Plugin "{id}"', on, field="on")
 
     def decorate(handle: Callable[[Event], Awaitable[None]]) -> Plugin:
         if not returns_awaitable(handle):
@@ -47,17 +47,3 @@ def plugin(id: str, *, on: Iterable[EventType]) -> Callable[[Callable[[Event], A
         return Plugin(id=id, on=types, handle=handle)
 
     return decorate
-
-
-def _event_types(plugin_id: str, on: Iterable[EventType]) -> frozenset[EventType]:
-    known: tuple[EventType, ...] = get_args(EventType)
-    if isinstance(on, str):
-        reason, hint = "`on` is a text", f'Write on=["{on}"].'
-    else:
-        types = frozenset(on)
-        unknown = sorted(str(each) for each in types if each not in known)
-        if types and not unknown:
-            return types
-        reason = f"there is no event {', '.join(map(repr, unknown))}" if unknown else "`on` names no event"
-        hint = f"Events: {', '.join(known)}."
-    raise InvalidCommand(f'Plugin "{plugin_id}": {reason}.', field="on", hint=hint)

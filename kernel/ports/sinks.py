@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
-from kernel.events import Event, EventType
+from kernel.errors import InvalidCommand
+from kernel.events import Event, EventType, event_types
 
 __all__ = ["EventSink", "FanOut", "Sink", "Subscription", "subscriptions_of"]
 
@@ -40,7 +41,7 @@ class Subscription:
     most five minutes; then it is a dead letter. `timeout` bounds one try, and `at_once` how many runs it is served at
     a time by one process.
 
-    Raises: ValueError, naming the field, when a bound makes no sense.
+    Raises: InvalidCommand, naming the field, when a bound makes no sense or an event can never be given.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Sink:
     `open` is called by each process that serves the sink, in its event loop; what it returns is entered if it is an
     asynchronous context manager, and is the `EventSink` otherwise.
 
-    Raises: ValueError, naming the field, when a bound makes no sense.
+    Raises: InvalidCommand, naming the field, when a bound makes no sense or an event can never be given.
     """
 
     name: str
@@ -92,16 +93,22 @@ class Sink:
 
 
 def check_bounds(of: Subscription | Sink) -> None:
-    """Refuse a name that cannot be one, and bounds that make no sense. Raises: ValueError."""
+    """Refuse a name that cannot be one, bounds that make no sense, and events of which none can arrive."""
     if not of.name or "\0" in of.name or len(of.name) > 200:
-        raise ValueError(f"{type(of).__name__}.name must have 1 to 200 characters, got {of.name!r}.")
+        raise _refused(of, "name", "have 1 to 200 characters", of.name)
     for bound in ("max_retries", "at_once"):
         if getattr(of, bound) < 1:
-            raise ValueError(f"{type(of).__name__}.{bound} must be at least 1, got {getattr(of, bound)}.")
+            raise _refused(of, bound, "be at least 1", getattr(of, bound))
     if of.backoff < timedelta(0):
-        raise ValueError(f"{type(of).__name__}.backoff must not be negative, got {of.backoff}.")
+        raise _refused(of, "backoff", "not be negative", of.backoff)
     if of.timeout <= timedelta(0):
-        raise ValueError(f"{type(of).__name__}.timeout must be positive, got {of.timeout}.")
+        raise _refused(of, "timeout", "be positive", of.timeout)
+    if of.events is not None:
+        event_types(f'Sink "{of.name}"', of.events, field="events")
+
+
+def _refused(of: Subscription | Sink, field: str, wanted: str, got: object) -> InvalidCommand:
+    return InvalidCommand(f"{type(of).__name__}.{field} must {wanted}, got {got!r}.", field=field)
 
 
 @runtime_checkable

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from kernel import Event, Sink, Subscription
+from kernel import Event, InvalidCommand, Sink, Subscription
 from kernel.ports.sinks import subscriptions_of
 from kernel.publishing import record_of
 
@@ -54,7 +55,15 @@ def test_a_sink_that_is_opened_keeps_its_bounds() -> None:
 def test_a_bound_that_makes_no_sense_is_refused_by_name(bound: str, value: object) -> None:
     fields = {"name": "hook", bound: value}
 
-    with pytest.raises(ValueError, match=f"^Sink.{bound} must"):
+    with pytest.raises(InvalidCommand, match=f"^Sink.{bound} must"):
         Sink(open=Nowhere, **fields)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"^Subscription.{bound} must"):
+    with pytest.raises(InvalidCommand, match=f"^Subscription.{bound} must"):
         Subscription(sink=Nowhere(), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("events", [["run.complete"], ["log"], ["run.completed", "stage.progress"], []])
+def test_events_that_can_never_be_given_are_refused(events: list[Any]) -> None:
+    with pytest.raises(InvalidCommand, match=r'Sink "hook": .*Events: run\.created') as refused:
+        Sink(name="hook", open=Nowhere, events=frozenset(events))
+
+    assert refused.value.field == "events"

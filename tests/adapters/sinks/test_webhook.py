@@ -275,3 +275,19 @@ def test_a_sink_says_how_patient_to_be_with_it() -> None:
     sink = webhook("https://example.com/", secret=SECRET, name="orders", events=["run.completed"], max_retries=5)
 
     assert (sink.name, sink.events, sink.max_retries) == ("orders", {"run.completed"}, 5)
+
+
+@pytest.mark.parametrize(
+    "field, given",
+    [
+        ("events", {"events": ["run.complete"]}),
+        ("events", {"events": ["log"]}),
+        ("events", {"events": "run.completed"}),
+        ("max_retries", {"max_retries": 0}),
+    ],
+)
+def test_what_it_can_never_be_given_and_bounds_without_sense_are_refused(field: str, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        webhook("https://example.org/", secret="s" * 32, **given)
+
+    assert refused.value.field == field

@@ -21,6 +21,7 @@ def test_a_plugin_is_a_function_with_an_id_and_events() -> None:
     [
         (["run.complete"], "no event 'run.complete'.*Events: .*run.completed"),
         (["run.completed", "x", "y"], "no event 'x', 'y'"),
+        (["run.completed", "log"], "'log' cannot arrive"),
         ([], "names no event"),
         ("run.completed", r'Write on=\["run.completed"\]'),
     ],
@@ -45,3 +46,12 @@ def test_a_wrapped_async_function_is_a_plugin() -> None:
     async def wrapped(event: Event) -> None: ...
 
     assert plugin("audit", on=["run.completed"])(wrapped).handle is wrapped
+
+
+def test_what_is_offered_instead_can_arrive() -> None:
+    with pytest.raises(InvalidCommand) as refused:
+        plugin("audit", on=["stage.progress"])
+
+    offered = (refused.value.hint or "").removeprefix("Events: ").rstrip(".").split(", ")
+    assert "stage.completed" in offered
+    assert {"stage.progress", "log"}.isdisjoint(offered)
