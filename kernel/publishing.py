@@ -5,7 +5,8 @@ happens in between, the next claim begins behind the last event that was written
 never misses one. No transaction is open while a sink is asked, and no run waits for another's sink.
 
 A failing event holds back its own run for this sink, and nothing else, until it is tried again; an event that fails too
-often is put aside as a dead letter and the run goes on behind it. Who calls this, how often, and how long a sink may
+often is put aside as a dead letter and the run goes on behind it. A payload that cannot be read is no failure of the
+sink: its event is tried again until it can be read. Who calls this, how often, and how long a sink may
 take for one event, is not known here.
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from kernel.errors import EngineError, NonRetryable, RetryAfter, Unavailable
+from kernel.errors import BlobNotFound, EngineError, NonRetryable, RetryAfter, Unavailable
 from kernel.event_reading import EventReader
 from kernel.events import Event, is_emitted
 from kernel.model.facts import FORMAT, CorruptHistory
@@ -70,7 +71,7 @@ class PublishingPorts(Protocol):
 class Published:
     """What one call did: events that the sink took, tries that failed, events given up, deliveries that were claimed.
 
-    `error` is the last failure, as it is kept.
+    `error` is the last failure, as it is kept, and `unread` why a payload could not be read: its sink was not asked.
     """
 
     taken: int
@@ -78,6 +79,7 @@ class Published:
     dead: int
     claimed: int
     error: str | None = None
+    unread: str | None = None
 
 
 def record_of(subscription: Subscription) -> SinkRecord:
@@ -113,6 +115,7 @@ async def publish_to(
         dead=sum(len(settlement.dead) for settlement in settlements),
         claimed=len(deliveries),
         error=shift.error,
+        unread=shift.unread,
     )
 
 
@@ -136,6 +139,7 @@ class _Shift:
         self.taken = 0
         self.failed = 0
         self.error: str | None = None
+        self.unread: str | None = None
 
     async def serve(self, delivery: Delivery) -> Settlement:
         """Give the events of one run, until all are taken, one fails, or there is no time left."""
@@ -160,13 +164,23 @@ class _Shift:
                 came = replace(came, next_seq=seq + 1, tries=0)
         except Unavailable as error:
             # The store of large payloads is away, for which the sink must not pay.
-            return replace(came, delay=UNAVAILABLE_PAUSE, error=_text(error))
+            self.unread = _text(error)
+            return replace(came, delay=UNAVAILABLE_PAUSE, error=self.unread)
+        except BlobNotFound as error:
+            # Nor for a process that looks in the wrong place; perhaps another one knows the right one.
+            self.unread = _text(error)
+            return replace(came, delay=self._growing_pause(delivery, came.next_seq), error=self.unread)
         except EngineError as error:
             if isinstance(error, CorruptHistory) and await self._is_newer(delivery.run_id):
                 return replace(came, delay=NEWER_RELEASE_PAUSE, error=_text(error))
             # What cannot be read is given up like what is not taken.
             return self._refused(came, error)
         return came
+
+    def _growing_pause(self, delivery: Delivery, seq: int) -> timedelta:
+        """A pause as long as the event has been there, within bounds: each is about twice as long as the one before."""
+        at = next((row.at for row in reversed(delivery.rows) if row.first_seq <= seq), self._ports.clock.now())
+        return min(max(self._ports.clock.now() - at, UNAVAILABLE_PAUSE), BACKOFF_MAX)
 
     async def _is_newer(self, run_id: str) -> bool:
         """Whether a newer release has written what this one cannot read."""

@@ -180,6 +180,7 @@ class _Counter:
         self.busy = 0
         self._free = anyio.Event()
         self._outage = OutageLog("sink.failed", "sink.recovered")
+        self._unread = OutageLog("blobs.unavailable", "blobs.recovered")
 
     def wake(self) -> None:
         """There is something to be served."""
@@ -202,6 +203,10 @@ class _Counter:
         name = self.subscription.name
         if done.dead:
             logger.error("events.given_up", sink=name, events=done.dead, error=_kind(done.error))
+        if done.unread is not None:
+            self._unread.failed(RuntimeError(_kind(done.unread)), sink=name)
+        elif done.taken:
+            self._unread.worked(sink=name)
         if done.failed:
             self._outage.failed(RuntimeError(_kind(done.error)), sink=name)
         elif done.taken:

@@ -20,7 +20,8 @@ class BlobReading(Protocol):
 class BlobStore(Protocol):
     """Bytes under keys. Keys are slash-separated texts; engine keys contain an attempt's token and are written once.
 
-    Every call may raise Unavailable.
+    Every call may raise Unavailable, which is how a store says that it cannot be reached, whatever its driver raises:
+    who waits for its return knows it by that.
     """
 
     async def put(self, key: str, data: bytes, /) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -13,7 +13,7 @@ from kernel.commands.cancel_run import CancelRun
 from kernel.commands.create_run import CreateRun
 from kernel.commands.execute_job import ExecuteJob
 from kernel.commands.flush_outbox import FlushOutbox, FlushOutboxResult
-from kernel.errors import InvalidCommand, NonRetryable, RetryAfter, Unavailable
+from kernel.errors import BlobNotFound, InvalidCommand, NonRetryable, RetryAfter, Unavailable
 from kernel.model.facts import FORMAT
 from kernel.payloads import Limits
 from kernel.publishing import publish_to
@@ -288,39 +288,44 @@ def test_an_error_that_no_store_could_keep_is_kept_as_far_as_it_can_be() -> None
     assert len(letter.error) == 2000
 
 
-def test_a_payload_that_is_out_of_reach_is_waited_for_without_counting_against_the_sink() -> None:
+@pytest.mark.parametrize("trouble", [Unavailable("it is out of reach"), OSError("unplugged"), BlobNotFound("runs/1")])
+def test_a_payload_that_cannot_be_read_is_waited_for_without_counting_against_the_sink(trouble: Exception) -> None:
     sink = Told()
     hands = Hands(single, event_sink=Several([Subscription(name="sink", sink=sink, max_retries=1)]))
     hands.limits = Limits(payload_inline_bytes_max=1)
     run_id = a_run(hands, completed=True)
     found = hands.blobs.get
 
-    async def away(key: str, /) -> bytes:
-        raise Unavailable(f"{key} is out of reach")
+    async def away(_key: str, /) -> bytes:
+        raise trouble
 
     hands.blobs.get = away  # type: ignore[method-assign]
-    flush(hands)
+    for _ in range(4):
+        flush(hands)
+        hands.clock.time += timedelta(minutes=5)
     hands.blobs.get = found  # type: ignore[method-assign]
-    hands.clock.time += timedelta(seconds=2)
     flush(hands)
 
     assert sink.seqs(run_id) == list(range(1, hands.state(run_id).seq + 1))
     assert hands.store.dead == []
 
 
-def test_a_payload_that_is_lost_is_given_up_like_an_event_that_is_never_taken() -> None:
-    sink = Told()
-    hands = hands_for(sink)
+def test_a_payload_that_is_not_there_is_looked_for_at_growing_intervals() -> None:
+    hands = Hands(single, event_sink=Several([Subscription(name="sink", sink=Told(), max_retries=1)]))
     hands.limits = Limits(payload_inline_bytes_max=1)
-    run_id = a_run(hands, completed=True)
-    hands.blobs.stored.clear()
-    for _ in range(10):
-        flush(hands)
-        hands.clock.time += timedelta(minutes=5)
+    a_run(hands, completed=True)
+    asked: list[datetime] = []
 
-    kinds = {seq: fact.type for seq, fact in enumerate(hands.facts(run_id), start=1)}
-    assert {kinds[letter.seq] for letter in hands.store.dead} == {"stage.completed", "run.completed"}
-    assert sink.seqs(run_id) == [seq for seq, kind in kinds.items() if not kind.endswith(".completed")]
+    async def lost(key: str, /) -> bytes:
+        asked.append(hands.clock.time)
+        raise BlobNotFound(key)
+
+    hands.blobs.get = lost  # type: ignore[method-assign]
+    for _ in range(600):
+        flush(hands)
+        hands.clock.time += SECOND
+
+    assert 4 <= len(asked) <= 12
 
 
 def test_events_of_a_newer_release_are_left_to_it() -> None:
