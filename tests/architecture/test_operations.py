@@ -20,3 +20,7 @@ def test_every_word_that_a_run_may_wait_for_has_a_section_and_no_other() -> None
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_command_on_the_page_is_understood(words: str) -> None:
     parse(re.sub(r"\$\w+", "x", words).split())
+
+
+def test_it_says_what_to_do_about_events_that_do_not_arrive() -> None:
+    assert {"dlq list", "dlq replay", "sinks", "sinks forget $NAME"} <= {" ".join(each.split()) for each in COMMANDS}
