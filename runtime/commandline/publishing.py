@@ -83,12 +83,15 @@ async def _list_letters(command: Dlq, context: Context) -> int:
 async def _replay(command: Dlq, context: Context) -> int:
     async with open_client(context) as client:
         result = await client.kernel.dispatch(ReplayDeadLetters(max_events=command.limit))
+        more = bool((await client.storage.persistence.list_dead_letters(limit=1)).letters)
     screen = context.screen
     if screen.as_json:
-        screen.json({"replayed": result.replayed})
+        screen.json({"replayed": result.replayed, "more": more})
     elif result.replayed:
         events = "event is" if result.replayed == 1 else "events are"
         screen.line(f"{result.replayed} {events} tried again by the next process that serves the sink.")
+        if more:
+            screen.note(Span("There are more dead letters: replay again, or with a larger --limit.", "dim"))
     else:
         screen.note("No dead letters.")
     return DONE

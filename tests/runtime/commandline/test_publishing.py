@@ -107,8 +107,10 @@ def test_dead_letters_are_listed_and_replayed_and_then_arrive(place: Place, comm
     assert all("sick" in line and run_id[-8:] in line and "ValueError: no" in line for line in lines[1:])
     assert "\x1b[2J" not in out
 
-    assert command("dlq", "replay", "--limit", "1")[1].startswith("1 event is tried again")
-    assert command("dlq", "replay", "--json")[1] == '{"replayed": 1}\n'
+    _, first, remark = command("dlq", "replay", "--limit", "1")
+    assert first.startswith("1 event is tried again")
+    assert "There are more dead letters" in remark
+    assert command("dlq", "replay", "--json")[1] == '{"replayed": 1, "more": false}\n'
     assert command("dlq", "replay")[2] == "No dead letters.\n"
     place.publish()
 
