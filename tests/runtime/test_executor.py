@@ -141,6 +141,19 @@ async def test_input_and_config_that_do_not_fit_are_never_retried(given, config,
     assert word in outcome.error.message
 
 
+async def test_a_body_is_not_called_with_an_input_that_does_not_fit() -> None:
+    called: list[str] = []
+
+    @stage("called")
+    async def body(ctx: StageContext[Doc]) -> None:
+        called.append(ctx.input.path)
+
+    assert (await Bench().run(body, {"file": "a"})).error.type == "InvalidInput"
+    assert called == []
+    await Bench().run(body, {"path": "a"})
+    assert called == ["a"]
+
+
 @pytest.mark.parametrize("in_thread", [False, True])
 async def test_an_output_that_does_not_fit_is_never_retried(in_thread) -> None:
     def wrong(ctx: StageContext[None]) -> Text:
