@@ -15,7 +15,7 @@ TESTS ?=
 BENCH ?=
 PROFILE ?=
 CHAOS ?=
-JOBS ?= 2
+JOBS ?= 3
 
 SHELL := bash
 BIN := $(VENV)/bin

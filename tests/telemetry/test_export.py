@@ -17,6 +17,7 @@ from tests.otlp_receiver import Mode, OtlpReceiver, otlp_receiver
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 
 ROOT = Path(__file__).parents[2]
+WORKFLOW = "leasehold.workflow.id"
 PROGRAM = [sys.executable, "-m", "tests.telemetry.exporting_program"]
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5"}
 
@@ -62,7 +63,7 @@ def test_traces_and_metrics_arrive_and_say_who_sent_them(receiver: OtlpReceiver,
     _, log = run({**over(protocol, receiver), "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test"})
 
     assert {"run doubling", "stage double"} <= {span.name for span in receiver.spans}
-    counts = {point.name: point for point in receiver.points if point.attributes.get("leasehold.workflow.id")}
+    counts = {point.name: point for point in receiver.points if point.attributes.get(WORKFLOW) == "doubling"}
     assert counts["leasehold.runs.completed"].value == 2
     assert counts["leasehold.run.duration"].count == sum(counts["leasehold.run.duration"].buckets) == 2
     for resource in (receiver.spans[0].resource, receiver.points[0].resource):
