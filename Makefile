@@ -15,7 +15,7 @@ TESTS ?=
 BENCH ?=
 PROFILE ?=
 CHAOS ?=
-JOBS ?= 3
+JOBS ?= 2
 
 SHELL := bash
 BIN := $(VENV)/bin
