@@ -40,6 +40,7 @@ __all__ = ["LIST_MAX", "Annotation", "AnnotationFilters", "AnnotationPorts", "An
 T = TypeVar("T")
 
 LIST_MAX = 10_000
+LIST_DEFAULT = 1_000
 ROWS_AT_A_TIME = 500
 
 
@@ -82,7 +83,7 @@ class AnnotationFilters(TypedDict, total=False):
     actor_version: str | None
     since: datetime | None
     until: datetime | None
-    limit: int
+    limit: int | None
 
 
 class NotesAndHistories(Notes, Histories, Protocol):
@@ -189,7 +190,7 @@ class Annotations:
         """
         wanted = _wanted(key, filters)
         typed = key if isinstance(key, TypedKey) else None
-        return await self._read(run_id, wanted, typed, filters.get("limit", 1000))
+        return await self._read(run_id, wanted, typed, _limit(filters.get("limit")))
 
     async def _read(
         self, run_id: str, wanted: _Wanted, typed: TypedKey[Any] | None, limit: int
@@ -212,17 +213,21 @@ class Annotations:
         return found
 
 
+def _limit(asked: int | None) -> int:
+    limit: object = LIST_DEFAULT if asked is None else asked
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIST_MAX:
+        raise InvalidCommand(f"limit must be a whole number from 1 to {LIST_MAX}, got {limit!r}.", field="limit")
+    return limit
+
+
 def _wanted(key: TypedKey[Any] | str | None, filters: AnnotationFilters) -> _Wanted:
     unknown = sorted(filters.keys() - AnnotationFilters.__annotations__.keys())
     if unknown:
         hint = f"Filters: key, {', '.join(AnnotationFilters.__annotations__)}."
         raise InvalidCommand(f'Annotations are not filtered by "{unknown[0]}".', field=unknown[0], hint=hint)
-    limit = filters.get("limit", 1000)
-    if not 1 <= limit <= LIST_MAX:
-        raise InvalidCommand(f"limit must be 1 to {LIST_MAX}, got {limit}.", field="limit")
     since, until = filters.get("since"), filters.get("until")
     for name, moment in (("since", since), ("until", until)):
-        if moment is not None and moment.tzinfo is None:
+        if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
             raise InvalidCommand(f"{name} must be an aware datetime.", field=name, hint="Add a time zone, e.g. UTC.")
     scope, stage = filters.get("scope"), filters.get("stage")
     named = key.name if isinstance(key, TypedKey) else None if key is None else check_annotation_key(key)

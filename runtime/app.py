@@ -62,6 +62,12 @@ class App:
         self.plugins: PluginRunner = plugins if isinstance(plugins, PluginRunner) else PluginRunner(plugins)
         self.sinks: tuple[Sink | Subscription, ...] = tuple(sinks)
         self.redact: Redact | None = redact
+        if blob_store is not None and not callable(blob_store):
+            raise InvalidCommand(
+                f"blob_store must be a function that makes a store, not a {type(blob_store).__name__}.",
+                field="blob_store",
+                hint="Such as blob_store=lambda: store.",
+            )
         self.blob_store: BlobStoreFactory | None = blob_store
         self._check_names()
         self._by_version: dict[tuple[str, str], Workflow[Any, Any]] = {}

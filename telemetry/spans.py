@@ -61,10 +61,10 @@ class Spans:
         tracer.id_generator = self._ids
         tracer.sampler = ALWAYS_ON
 
-    def decide(self, trace_id: int, name: str, *, parent: Context | None = None) -> bool:
-        """Whether the program's sampler wants a trace that begins, or continues, with a span of this name."""
+    def decide(self, trace_id: int, name: str) -> bool:
+        """Whether the program's sampler wants a trace that begins with a span of this name."""
         try:
-            found = self._sampler.should_sample(parent or Context(), trace_id, name, SpanKind.INTERNAL, {}, ())
+            found = self._sampler.should_sample(Context(), trace_id, name, SpanKind.INTERNAL, {}, ())
         except Exception as error:  # noqa: BLE001 - the program's own
             passed_over(error)
             return False
@@ -84,7 +84,6 @@ class Spans:
         start_ns: int | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         links: Iterable[SpanRef] = (),
-        kind: SpanKind = SpanKind.INTERNAL,
     ) -> Span:
         """Begin a span; without a trace id it begins a trace of its own, without a span id it gets a random one.
 
@@ -98,7 +97,6 @@ class Spans:
             return self._tracer.start_span(
                 name,
                 context,
-                kind=kind,
                 attributes=dict(attributes or {}),
                 links=[Link(_span_context(link)) for link in links],
                 start_time=start_ns,

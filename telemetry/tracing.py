@@ -164,7 +164,10 @@ class Tracing:
         for run_id, append in ended.items():
             trace = scope.runs[run_id]
             events = await self._events_of(trace) if run_id in scope.eventful else ()
-            self._send_root(trace, append, scope.session_id, events)
+            try:
+                self._send_root(trace, append, scope.session_id, events)
+            except Exception as error:  # noqa: BLE001 - the run has ended, whatever can be told of it
+                passed_over(error)
 
     async def _events_of(self, trace: RunTrace) -> Sequence[RootEvent]:
         """What the root has to tell; nothing, if that cannot be read soon: the root is worth more than its events."""

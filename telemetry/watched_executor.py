@@ -66,7 +66,8 @@ class WatchedExecutor:
         span = self._start(
             names.STAGE.of(attempt.stage.id), attempt, trace, scope, span_id=body_id, parent_id=parent_id
         )
-        self._record(span, {names.RUN_INPUT: attempt.input, names.STAGE_CONFIG: _config_of(attempt)})
+        if self._tracing.privacy.capture:
+            self._record(span, {names.RUN_INPUT: attempt.input, names.STAGE_CONFIG: _config_of(attempt)})
         try:
             with _current(span):
                 outcome = await self._executor.run(attempt)

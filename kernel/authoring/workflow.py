@@ -24,7 +24,7 @@ from kernel.authoring.payload_guard import PAYLOAD_BYTES_MAX
 from kernel.authoring.run_config import GivenConfig, default_values, has_fixed_defaults, merge_run_config
 from kernel.authoring.schema import Schema, Value
 from kernel.authoring.stage import Stage
-from kernel.errors import InvalidConfig, InvalidInput, InvalidOutput, InvalidStage, StageNotFound
+from kernel.errors import InvalidCommand, InvalidConfig, InvalidInput, InvalidOutput, InvalidStage, StageNotFound
 from kernel.model.execution_plan import ExecutionPlan, PlannedGroup, PlannedStage
 
 __all__ = ["Workflow"]
@@ -163,6 +163,12 @@ class Workflow(Generic[I_contra, O_co]):
 
         Raises: InvalidConfig with the findings of all stages; PayloadRefused.
         """
+        if given is not None and not isinstance(given, Mapping):
+            raise InvalidCommand(
+                f"config must be a mapping of stages to values, not {type(given).__name__}.",
+                field="config",
+                hint="Such as {stage: {...}}, by stages or their ids.",
+            )
         if not given and self._config_of_nothing is not None:
             return {stage_id: dict(values) for stage_id, values in self._config_of_nothing.items()}
         return merge_run_config(self.id, self.stages, given)

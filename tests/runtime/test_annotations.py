@@ -257,6 +257,9 @@ async def test_a_value_that_is_not_of_its_key_s_type_is_said_so_and_can_be_read_
     "filters, field",
     [
         ({"limit": 0}, "limit"),
+        ({"limit": "5"}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"until": "2026-01-01"}, "until"),
         ({"since": datetime(2026, 1, 1)}, "since"),  # noqa: DTZ001 - that is the mistake
         ({"scope": "A B"}, "scope"),
         ({"key": "A B"}, "key"),
@@ -271,6 +274,14 @@ async def test_a_filter_that_means_nothing_is_refused(memory: SharedStore, filte
             await run.annotations(**filters)
 
     assert refused.value.field == field
+
+
+async def test_a_limit_of_none_is_not_asked(memory: SharedStore):
+    async with memory.client(APP) as client:
+        run = await client.start(JUDGED, Doc(text="x"))
+        await run.annotate("doc.pages", 3)
+
+        assert len(await run.annotations(limit=None)) == 1
 
 
 async def test_a_run_that_does_not_exist_has_no_list(store: SharedStore):

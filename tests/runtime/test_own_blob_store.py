@@ -78,6 +78,8 @@ async def test_what_is_no_blob_store_is_refused(memory: SharedStore):
         async with memory.client(App(workflows=[], blob_store=wrong)):  # type: ignore[arg-type]
             pass
     assert refused.value.field == "blob_store"
+    with pytest.raises(InvalidCommand, match="must be a function that makes a store, not a Shelf"):
+        App(workflows=[], blob_store=Shelf())  # type: ignore[arg-type]
 
 
 async def test_two_places_for_blobs_are_refused():

@@ -33,6 +33,7 @@ from kernel import (
 )
 from runtime import App, Client
 from telemetry.run_trace import root_id
+from telemetry.tracing import Tracing
 from tests.runtime.gates import Doc, Gate
 from tests.runtime.shared_store import SharedStore, until
 from tests.telemetry.trees import Sent, check_whole
@@ -431,6 +432,21 @@ async def test_a_sampler_that_raises_harms_no_run(memory: SharedStore, sampled_b
         await supervisor.run(run.id).result()
 
     assert sent.spans == ()
+
+
+async def test_a_root_that_cannot_be_sent_harms_nobody(
+    memory: SharedStore, sent: Sent, monkeypatch: pytest.MonkeyPatch
+):
+    def defect(*_args: Any) -> None:
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(Tracing, "_send_root", defect)
+    async with memory.supervisor(two_stages) as supervisor:
+        first = await supervisor.start(two_stages, Doc(text="a"))
+        await first.result()
+        await until(lambda: supervisor.stats().actors == 0)
+        second = await supervisor.start(two_stages, Doc(text="b"))
+        assert (await second.result()).text == "B"
 
 
 async def test_a_provider_that_is_disabled_is_none(memory: SharedStore, monkeypatch: pytest.MonkeyPatch):

@@ -137,6 +137,6 @@ async def check_blobs(patient: Patient) -> Finding:
     kept = next((row["size_bytes"] for row in tables if row["name"] == "blobs"), 0)
     return Finding(
         status="ok",
-        found=f"Large payloads are kept in the database: {size(kept)}.",
+        found=f"Large payloads are kept in the database: {size(kept)}. A store that an app brings is not examined.",
         figures={"place": "database", "size_bytes": kept},
     )

@@ -22,6 +22,7 @@ from kernel import (
     ConcurrencyConfig,
     DebugConfig,
     FeatureFlagsConfig,
+    InvalidCommand,
     InvalidConfig,
     InvalidStage,
     PayloadRefused,
@@ -130,6 +131,13 @@ def test_a_model_of_a_preset_sets_what_was_set_in_it() -> None:
 
 def test_a_nested_model_replaces_the_default() -> None:
     assert merged({fetch: {"http": Http()}})["http"] == {"timeout_s": 5.0, "retries": 3}
+
+
+def test_a_configuration_that_is_no_mapping_is_refused() -> None:
+    given: Any = [1]
+    with pytest.raises(InvalidCommand, match="a mapping of stages to values, not list") as refused:
+        unlocking.validate_config(given)
+    assert refused.value.field == "config"
 
 
 def test_all_mistakes_of_all_stages_are_told_at_once() -> None:
