@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["measure_watched", "set_up_telemetry"]
 
 WITHIN_S = 300.0
-RATIOS = {"off": None, "sampled_1_percent": 0.01, "sampled_all": 1.0}
+RATIOS: dict[str, float | None] = {"off": None, "sampled_1_percent": 0.01, "sampled_all": 1.0}
 
 
 async def measure_watched(lab: Laboratory) -> Measurement:
