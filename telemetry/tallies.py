@@ -37,7 +37,7 @@ class Totals:
     __slots__ = ("name", "sums")
 
     def __init__(self, name: MetricName) -> None:
-        self.name = name
+        self.name: MetricName = name
         self.sums: dict[Key, int] = {}
 
     def start(self, key: Key = ()) -> None:
@@ -80,7 +80,7 @@ class Distributions:
     __slots__ = ("_bounds", "name", "points")
 
     def __init__(self, name: MetricName) -> None:
-        self.name = name
+        self.name: MetricName = name
         self.points: dict[Key, Point] = {}
         self._bounds = name.bounds
 
