@@ -179,8 +179,8 @@ class Kernel:
             result = await self._around(command, self._handle)
         return result
 
-    async def _handle(self, command: Command[Any]) -> Any:
-        return await ROUTES[type(command)].handler(command, self.ports)
+    def _handle(self, command: Command[Any]) -> Awaitable[Any]:
+        return ROUTES[type(command)].handler(command, self.ports)
 
     async def schedule(self, command: Command[Any], /, *, at: datetime, key: str | None = None) -> str:
         """Have a command dispatched at or after a moment, and return the key under which it waits.

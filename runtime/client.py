@@ -47,7 +47,7 @@ from runtime.watch import Watch
 from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
 from telemetry.metered_journals import metered
-from telemetry.metrics import find_meters
+from telemetry.metrics import find_meters, timed
 from telemetry.privacy import Privacy
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ class Client:
 
     @property
     def _around(self) -> Middleware | None:
-        tracing = None if self._tracing is None else self._tracing.middleware
-        return tracing if (meters := find_meters()) is None else meters.around(tracing)
+        return timed(None if self._tracing is None else self._tracing.middleware)
 
     async def _open_storage(self) -> Storage:
         """The store, with the app's own place for blobs if it has one."""
@@ -351,6 +350,7 @@ class Client:
                 metadata=metadata,
                 annotations=annotations,
                 run_at=run_at,
+                run_id=self.storage.ids.run_id(self.storage.clock.now()),
                 trace_context=trace_context,
             )
         )

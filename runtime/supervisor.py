@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -22,7 +24,7 @@ import anyio.abc
 from kernel.commands.execute_job import ExecuteJob
 from kernel.commands.poll_suspended_stages import poll_stage
 from kernel.commands.reap_stuck_runs import ReapStuckRuns
-from kernel.dispatch import Kernel
+from kernel.dispatch import Kernel, Middleware
 from kernel.ending import Ending, ending_of_state
 from kernel.errors import EngineError, LeaseLost, Unavailable
 from kernel.journal import ForeignJournals, inline_bodies
@@ -55,9 +57,12 @@ from runtime.session import Session, SessionTiming
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
 from telemetry.metered_journals import metered
-from telemetry.metrics import find_meters
+from telemetry.metrics import find_meters, timed
 
 __all__ = ["Stats", "Supervisor"]
+
+if TYPE_CHECKING:
+    from telemetry.tracing import Driving
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
@@ -130,9 +135,9 @@ class Supervisor(Client):
         self._closing = False
         self._actor_tasks: anyio.abc.TaskGroup | None = None
         self._host: ActorHost | None = None
+        self._unwatched_host: ActorHost | None = None
         self._logbook: LogBook | None = None
         self._executor: LocalExecutor | None = None
-        self._attempts: Kernel | None = None
         self._scheduled: ScheduledCommands | None = None
         self._worker: JobWorker | None = None
         self._claimer: RunClaimer | None = None
@@ -186,8 +191,14 @@ class Supervisor(Client):
             clock=storage.clock,
         )
         journals, patient = self._make_journals(storage), PatientBlobs(storage.blobs)
-        executor = self._watched_executor(self._executor)
-        self._attempts = self._kernel_with(storage, journals, executor, patient)
+        executor: Executor = self._executor
+        if self._tracing is not None:
+            # A run that is not sampled is driven as if nobody traced: nothing is cheaper.
+            bare = replace(storage, persistence=self._tracing.unwatched)
+            kernel = self._kernel_with(bare, self._make_journals(bare), executor, patient, timed(None))
+            self._unwatched_host = self._make_host(kernel)
+            journals, executor = self._tracing.watch_journals(journals), self._tracing.watch_executor(executor)
+        self._host = self._make_host(self._kernel_with(storage, journals, executor, patient, self._around))
         self._worker = self._make_worker(storage, journals, executor, patient)
         self._claimer = RunClaimer(
             self,
@@ -199,23 +210,26 @@ class Supervisor(Client):
             bodies=self._bodies,
             skip=self._skip,
         )
-        self._host = ActorHost(
-            store=storage.persistence,
-            blobs=patient,
-            clock=storage.clock,
-            ids=storage.ids,
-            registry=self._registry,
+        return self._kernel_with(storage, journals, executor, storage.blobs, self._around)
+
+    def _make_host(self, kernel: Kernel) -> ActorHost:
+        ports = kernel.ports
+        return ActorHost(
+            store=ports.store,
+            blobs=ports.blobs,
+            clock=ports.clock,
+            ids=ports.ids,
+            registry=ports.registry,
             bodies=self._bodies,
             suspects=self._suspects,
             passivate_after_s=self._settings.passivate_after.total_seconds(),
             history_warn=self._settings.history_events_max // 2,
             history_max=self._settings.history_events_max,
             wait=self._wait,
-            dispatch=self._execute,
-            check=self._check,
+            dispatch=partial(self._execute, kernel),
+            check=partial(self._check, kernel),
             left=self._left,
         )
-        return self._kernel_with(storage, journals, executor, storage.blobs)
 
     def _make_worker(self, storage: Storage, journals: Journals, executor: Executor, patient: BlobStore) -> JobWorker:
         kernel = job_kernel(
@@ -268,7 +282,9 @@ class Supervisor(Client):
         self._mark_busy()
         self._idle.set()
 
-    def _kernel_with(self, storage: Storage, journals: Journals, executor: Executor, blobs: BlobStore) -> Kernel:
+    def _kernel_with(
+        self, storage: Storage, journals: Journals, executor: Executor, blobs: BlobStore, around: Middleware | None
+    ) -> Kernel:
         return host_kernel(
             storage,
             self._registry,
@@ -277,13 +293,12 @@ class Supervisor(Client):
             sinks=self._sinks,
             journals=journals,
             blobs=blobs,
-            around=self._around,
+            around=around,
         )
 
     def _make_journals(self, storage: Storage) -> Journals:
         foreign = metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids))
-        routed = RoutedJournals(self, foreign, storage.persistence, storage.clock, storage.ids, self._bodies)
-        return routed if self._tracing is None else self._tracing.watch_journals(routed)
+        return RoutedJournals(self, foreign, storage.persistence, storage.clock, storage.ids, self._bodies)
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         await super()._start_services(tasks)
@@ -319,8 +334,9 @@ class Supervisor(Client):
     def begin(self, run: Claimed, state: RunState) -> None:
         """Begin the actor of a run that was claimed."""
         inline = inline_bodies(run.history.rows)
-        actor = RunActor(self._running_host, run.lease, state, inline, previous_owner=run.previous_owner)
-        self._spawn(actor, run.history)
+        host, watching = self._host_for(state.run_id, run.lease, run.history)
+        actor = RunActor(host, run.lease, state, inline, previous_owner=run.previous_owner)
+        self._spawn(actor, watching)
 
     # -- what the journals need ----------------------------------------------------------------------------------------
 
@@ -373,19 +389,25 @@ class Supervisor(Client):
     def adopt(self, lease: Lease, decision: Decision[object], started: Collection[str]) -> None:
         """Begin the actor of a run that was created owned."""
         count(decision.state, decision.facts)
-        actor = RunActor(self._running_host, lease, decision.state, decision.bodies, held=started)
-        self._spawn(actor)
+        host, watching = self._host_for(decision.state.run_id, lease)
+        actor = RunActor(host, lease, decision.state, decision.bodies, held=started)
+        self._spawn(actor, watching)
         self.settle(decision.state.run_id)
 
     # -- actors --------------------------------------------------------------------------------------------------------
 
-    @property
-    def _running_host(self) -> ActorHost:
+    def _host_for(
+        self, run_id: str, lease: Lease, stored: StoredHistory | None = None
+    ) -> tuple[ActorHost, Driving | None]:
+        """What an actor works with; `stored` is the history that was claimed, None for a run that is created here."""
         assert self._host is not None
-        return self._host
+        if self._tracing is None or self._unwatched_host is None:
+            return self._host, None
+        watching = self._tracing.driving(run_id, lease, stored)
+        return self._host if watching.sampled else self._unwatched_host, watching
 
-    def _spawn(self, actor: RunActor, stored: StoredHistory | None = None) -> None:
-        """Begin an actor; `stored` is the history that was claimed, None for a run that is being created here."""
+    def _spawn(self, actor: RunActor, watching: Driving | None) -> None:
+        """Begin an actor."""
         assert self._actor_tasks is not None
         self._actors[actor.run_id] = actor
         if self._session is None or self._session.id != actor.lease.session_id:
@@ -397,26 +419,17 @@ class Supervisor(Client):
                 actor.interrupt()
         self._mark_busy()
         # In the supervisor's own context: a run has nothing to do with the request or task that happened to begin it.
-        self._context.run(self._begin_task, self._actor_tasks, actor, self._watching(actor, stored))
+        self._context.run(self._begin_task, self._actor_tasks, actor, watching)
 
-    def _begin_task(
-        self, tasks: anyio.abc.TaskGroup, actor: RunActor, watching: AbstractAsyncContextManager[None] | None
-    ) -> None:
+    def _begin_task(self, tasks: anyio.abc.TaskGroup, actor: RunActor, watching: Driving | None) -> None:
         tasks.start_soon(self._drive, actor, watching)
 
-    def _watching(self, actor: RunActor, stored: StoredHistory | None) -> AbstractAsyncContextManager[None] | None:
-        if self._tracing is None:
-            return None
-        session_id = actor.lease.session_id
-        return self._tracing.driving(actor.run_id, session_id, stored, lost=lambda: actor.lost)
-
-    async def _drive(self, actor: RunActor, watching: AbstractAsyncContextManager[None] | None) -> None:
+    async def _drive(self, actor: RunActor, watching: Driving | None) -> None:
         bind_run(actor.run_id, actor.state.workflow_id, actor.lease.session_id)
         if watching is None:
             await actor.run()
-            return
-        async with watching:
-            await actor.run()
+        else:
+            await watching.around(actor.run, lost=lambda: actor.lost)
 
     def _left(self, actor: RunActor) -> None:
         if self._actors.get(actor.run_id) is actor:
@@ -430,9 +443,8 @@ class Supervisor(Client):
         if self._session is not None:
             self._session.set_busy(busy=bool(self._actors or self._jobs_here.running))
 
-    async def _execute(self, command: ExecuteJob) -> object:
-        assert self._attempts is not None
-        result = await self._attempts.dispatch(command)
+    async def _execute(self, kernel: Kernel, command: ExecuteJob) -> object:
+        result = await kernel.dispatch(command)
         self._jobs += 1
         return result
 
@@ -440,11 +452,10 @@ class Supervisor(Client):
         """Record a step of a body that runs here; False when its attempt has been superseded."""
         return await record_step(self.kernel.ports, attempt, position=position, name=name, result=result)
 
-    async def _check(self, run_id: str, stage_id: str) -> object:
-        assert self._attempts is not None
+    async def _check(self, kernel: Kernel, run_id: str, stage_id: str) -> object:
         self._polls += 1
         try:
-            return await poll_stage(run_id, stage_id, self._attempts.ports)
+            return await poll_stage(run_id, stage_id, kernel.ports)
         finally:
             self._polls -= 1
 

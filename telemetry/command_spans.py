@@ -19,8 +19,8 @@ from kernel.ports.ids import Ids
 from telemetry import names
 from telemetry.failures import failure_of_error, failure_of_info
 from telemetry.faults import passed_over
-from telemetry.run_trace import RunTrace, Traceparent, attempt_ids, root_id, run_trace, to_ns
-from telemetry.scope import SCOPE, UNSAMPLED, Scope
+from telemetry.run_trace import RunTrace, Traceparent, attempt_ids, own_trace_id, root_id, run_trace, to_ns
+from telemetry.scope import SCOPE, Scope
 from telemetry.spans import AttributeValue, Failure, SpanRef, current_ref, end_span
 
 if TYPE_CHECKING:
@@ -53,9 +53,6 @@ class CommandSpans:
         if isinstance(command, CreateRun):
             return self._create(command, handle)
         outer = SCOPE.get()
-        # Not a coroutine around a coroutine, for the many of which there is nothing to tell.
-        if outer is UNSAMPLED and isinstance(command, ExecuteJob):
-            return handle(command)
         run_id: str | None = getattr(command, "run_id", None)
         known = None if outer is None or run_id is None else outer.runs.get(run_id)
         if known is not None and not known.sampled:
@@ -67,14 +64,21 @@ class CommandSpans:
             scope.runs[known.run_id] = known
         return self._observe(command, handle, scope, run_id)
 
-    async def _create(self, command: CreateRun, handle: Handle) -> Any:
+    def _create(self, command: CreateRun, handle: Handle) -> Awaitable[Any]:
         """A run's trace begins here, or goes on: where it comes from is stored with the run."""
-        now = self._clock.now()
+        now, caller, carrier = self._clock.now(), current_ref(), command.trace_context
         run_id = command.run_id or self._ids.run_id(now)
-        caller = current_ref()
-        carrier = command.trace_context
+        if command.run_id is None:
+            command = replace(command, run_id=run_id)
         if carrier is None and caller is not None:
             carrier = {"traceparent": str(Traceparent(caller.trace_id, caller.span_id, caller.sampled))}
+        if carrier is None:
+            # Asked before anything is made for the run, because it is the answer for nearly every one. Nobody needs to
+            # be told: who drives a run of which the task that created it has no word knows that it is not sampled.
+            if not self._tracing.samples(run_id, command.workflow_id):
+                return handle(command)
+            carrier = {"traceparent": str(Traceparent(own_trace_id(run_id), root_id(run_id), sampled=True))}
+        command = replace(command, trace_context=carrier, root_span_id=f"{root_id(run_id):016x}")
         trace = run_trace(
             run_id,
             command.workflow_id,
@@ -83,13 +87,14 @@ class CommandSpans:
             carrier=carrier,
             sample=self._tracing.sample,
         )
-        if carrier is None and trace.sampled:
-            carrier = {"traceparent": str(Traceparent(trace.trace_id, trace.span_id, sampled=True))}
-        root = None if carrier is None else f"{root_id(run_id):016x}"
-        command = replace(command, run_id=run_id, trace_context=carrier, root_span_id=root)
-        scope = Scope(runs={run_id: trace})
+        return self._create_in_trace(command, handle, trace, caller)
+
+    async def _create_in_trace(
+        self, command: CreateRun, handle: Handle, trace: RunTrace, caller: SpanRef | None
+    ) -> Any:
+        scope = Scope(runs={trace.run_id: trace})
         if trace.sampled or (caller is not None and caller.sampled):
-            return await self._observe(command, handle, scope, run_id)
+            return await self._observe(command, handle, scope, trace.run_id)
         # Who drives it shall know that it is not sampled.
         before = SCOPE.set(scope)
         try:

@@ -38,7 +38,7 @@ from telemetry.tallies import Distribution, Distributions, Key, RecordedDistribu
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
-__all__ = ["Meters", "Reading", "Source", "find_meters", "use_meters"]
+__all__ = ["Meters", "Reading", "Source", "find_meters", "timed", "use_meters"]
 
 Reading: TypeAlias = tuple[MetricName, Key, float]
 Source: TypeAlias = Callable[[], Iterable[Reading]]
@@ -72,7 +72,7 @@ class Meters:
         self._losses = self._counter(names.LEASES_LOST)
         self._runs = self._histogram(names.RUN_DURATION)
         self._stages = self._histogram(names.STAGE_DURATION)
-        self._commands = self._histogram(names.COMMAND_DURATION)
+        self.commands: Distribution = self._histogram(names.COMMAND_DURATION)
         self._batch_sizes = self._histogram(names.APPEND_BATCH_SIZE)
         self._batches = self._histogram(names.APPEND_DURATION)
         self._claims = self._histogram(names.CLAIM_LATENCY)
@@ -137,21 +137,6 @@ class Meters:
         if state.started_at is not None and state.ended_at is not None:
             duration_s = (state.ended_at - state.started_at).total_seconds()
             self._runs.record(max(duration_s, 0.0), (state.workflow_id, outcome))
-
-    def around(self, inner: Middleware | None = None) -> Middleware:
-        """A middleware of kernels that takes the time of commands, around another one if there is one."""
-
-        async def timed(command: Command[Any], handle: Callable[[Command[Any]], Awaitable[Any]], /) -> Any:
-            began = perf_counter()
-            try:
-                result = await (handle(command) if inner is None else inner(command, handle))
-            except Exception as error:
-                self._commands.record(perf_counter() - began, (command.type, type(error).__name__))
-                raise
-            self._commands.record(perf_counter() - began, (command.type, _outcome_of(result)))
-            return result
-
-        return timed
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
@@ -259,3 +244,23 @@ def find_meters() -> Meters | None:
         if isinstance(provider, sdk.MeterProvider):
             use_meters(Meters(provider))
     return _meters
+
+
+def timed(inner: Middleware | None) -> Middleware | None:
+    """A middleware of kernels that takes the time of commands if this process is metered; around another, if given."""
+    meters = find_meters()
+    if meters is None:
+        return inner
+    record = meters.commands.record
+
+    async def time(command: Command[Any], handle: Callable[[Command[Any]], Awaitable[Any]], /) -> Any:
+        began = perf_counter()
+        try:
+            result = await (handle(command) if inner is None else inner(command, handle))
+        except Exception as error:
+            record(perf_counter() - began, (command.type, type(error).__name__))
+            raise
+        record(perf_counter() - began, (command.type, _outcome_of(result)))
+        return result
+
+    return time

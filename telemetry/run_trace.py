@@ -22,6 +22,7 @@ __all__ = [
     "after_rerun",
     "attempt_ids",
     "look_id",
+    "own_trace_id",
     "parse_traceparent",
     "root_id",
     "run_trace",
@@ -88,7 +89,7 @@ def run_trace(
     root = root_id(run_id)
     given = parse_traceparent(str((carrier or {}).get("traceparent", "")))
     if given is None:
-        trace_id = _derived(128, run_id, "trace")
+        trace_id = own_trace_id(run_id)
         given = Traceparent(trace_id, root, sample(trace_id, workflow_id))
     return RunTrace(
         run_id=run_id,
@@ -106,6 +107,11 @@ def after_rerun(trace: RunTrace, seq: int, began_at: datetime) -> RunTrace:
     """The same run after the rerun that is its event of this sequence number: one more root in the same trace."""
     first = trace.first_id or trace.span_id
     return replace(trace, span_id=_derived(64, trace.run_id, "run", str(seq)), began_at=began_at, first_id=first)
+
+
+def own_trace_id(run_id: str) -> int:
+    """The id of the trace of a run without a creator's span."""
+    return _derived(128, run_id, "trace")
 
 
 def root_id(run_id: str) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telemetry.run_trace import RunTrace
     from telemetry.spans import Failure, SpanRef
 
-__all__ = ["SCOPE", "UNSAMPLED", "Body", "Scope", "never"]
+__all__ = ["SCOPE", "Body", "Scope", "never"]
 
 
 @dataclass(slots=True)
@@ -58,8 +58,5 @@ class Scope:
     links: dict[str, dict[SpanRef, None]] = field(default_factory=dict["str", "dict[SpanRef, None]"])
     bodies: list[Body] = field(default_factory=list[Body])
 
-
-UNSAMPLED = Scope()
-"""The scope of every actor whose run is not sampled: nothing is noted in it, so all of them share it."""
 
 SCOPE: ContextVar[Scope | None] = ContextVar("leasehold_scope", default=None)

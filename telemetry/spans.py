@@ -19,8 +19,9 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 
 from telemetry.faults import passed_over
 from telemetry.names import SCOPE
+from telemetry.run_trace import own_trace_id, root_id
 
-__all__ = ["Failure", "SpanRef", "Spans", "context_of", "current_ref", "end_span"]
+__all__ = ["Failure", "SpanRef", "Spans", "context_of", "current_ref", "end_span", "own_root_context"]
 
 AttributeValue = str | int | float | bool | Sequence[str]
 
@@ -148,6 +149,22 @@ def current_ref() -> SpanRef | None:
 def context_of(ref: SpanRef) -> Context:
     """A context in which a span of another process, or of another task, is the current one."""
     return trace.set_span_in_context(NonRecordingSpan(_span_context(ref)), Context())
+
+
+def own_root_context(run_id: str) -> Context:
+    """A context in which the root of a run is the current span, of a run that has its own trace and is not sampled."""
+    return trace.set_span_in_context(_UnsampledRoot(run_id), Context())
+
+
+class _UnsampledRoot(NonRecordingSpan):
+    """Its ids are derived when somebody asks: nearly every run has one of these, and most are never asked."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+
+    def get_span_context(self) -> SpanContext:
+        """The ids, which say that the run is not sampled."""
+        return _span_context(SpanRef(own_trace_id(self._run_id), root_id(self._run_id), sampled=False))
 
 
 def _span_context(ref: SpanRef) -> SpanContext:

@@ -6,16 +6,16 @@ its outcome is recorded, the run's root by whoever appended its end. What a proc
 lost it never sends; whoever records that loss sends those spans, under the ids that follow from the attempt's token,
 with the begin that the history has and the loss as their end.
 
-Of a run that is not sampled a task pays a look at a context variable. The history comes first: when something about a
-trace goes wrong, that is said, and the run goes on.
+A run that is not sampled is driven by ports that nobody watches, and so pays for its beginning only: the question, and
+a context that tells user code. The history comes first: when something about a trace goes wrong, that is said, and
+the run goes on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeAlias, cast
 
 import anyio
 from opentelemetry import context as otel_context
@@ -28,7 +28,7 @@ from kernel.ports.clock import Clock
 from kernel.ports.executor import Executor
 from kernel.ports.ids import Ids
 from kernel.ports.journals import Journals
-from kernel.ports.persistence import Append, HeadRow, Histories, Persistence, StoredHistory
+from kernel.ports.persistence import Append, HeadRow, Lease, Persistence, StoredHistory
 from telemetry import names
 from telemetry.append_spans import AppendSpans
 from telemetry.command_spans import CommandSpans
@@ -36,17 +36,19 @@ from telemetry.failures import failure_of_info
 from telemetry.faults import passed_over
 from telemetry.logs import EventLogger, get_logger
 from telemetry.privacy import NOTHING, Privacy
-from telemetry.run_trace import RunTrace, attempt_ids, run_trace, to_ns
-from telemetry.scope import SCOPE, UNSAMPLED, Scope
-from telemetry.spans import AttributeValue, SpanRef, Spans, context_of, end_span
+from telemetry.run_trace import RunTrace, attempt_ids, own_trace_id, run_trace, to_ns
+from telemetry.scope import SCOPE, Scope
+from telemetry.spans import AttributeValue, SpanRef, Spans, context_of, end_span, own_root_context
 from telemetry.tales import RootEvent, is_eventful, lost_attempts, present_trace, root_events
 from telemetry.watched_executor import WatchedExecutor
 from telemetry.watched_store import WatchedJournals, WatchedPersistence
 
-__all__ = ["Tracing"]
+__all__ = ["Driving", "Tracing"]
 
 logger: EventLogger = get_logger("leasehold.telemetry")
 
+
+Drive: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 EVENTS_S = 2.0
 """So long the end of a run's trace waits for its history."""
@@ -73,7 +75,8 @@ class Tracing:
         self.now_ns: Callable[[], int] = now_ns
         self.privacy: Privacy = privacy
         self.middleware: Middleware = CommandSpans(self, clock, ids).around
-        self._store: Histories = store
+        self.unwatched: Persistence = store
+        """The store as it was given."""
         self.store: Persistence = cast("Persistence", WatchedPersistence(store, self))
         """The store, watched."""
 
@@ -91,7 +94,11 @@ class Tracing:
         """Whether the program's sampler wants the trace of a run that has no creator's span."""
         return self.spans.decide(trace_id, names.RUN.of(workflow_id))
 
-    def trace_of(self, head: HeadRow) -> RunTrace:
+    def samples(self, run_id: str, workflow_id: str) -> bool:
+        """The same of a run of this id."""
+        return self.sample(own_trace_id(run_id), workflow_id)
+
+    def trace_of(self, head: HeadRow, *, sample: Callable[[int, str], bool] | None = None) -> RunTrace:
         """The trace of a stored run, as it was created."""
         return run_trace(
             head.run_id,
@@ -99,7 +106,7 @@ class Tracing:
             head.workflow_version,
             began_at=head.created_at,
             carrier=head.trace_context,
-            sample=self.sample,
+            sample=sample or self.sample,
         )
 
     def met(self, stored: StoredHistory, scope: Scope) -> None:
@@ -121,37 +128,34 @@ class Tracing:
             found[names.SESSION_ID] = session_id
         return found
 
-    def driving(
-        self, run_id: str, session_id: str, stored: StoredHistory | None, *, lost: Callable[[], bool]
-    ) -> AbstractAsyncContextManager[None]:
-        """Around the task of an actor: what happens inside belongs to its run, and the end of the run sends its root.
+    def driving(self, run_id: str, lease: Lease, stored: StoredHistory | None) -> Driving:
+        """What goes around the task of an actor; `stored` is what was claimed.
 
-        `stored` is what was claimed; of a run that is created here the scope of its creator knows, in which this is
-        called. `lost` says whether the lease has been lost.
+        Of a run that is created here the scope of its creator knows, in which this is called.
         """
-        outer = SCOPE.get()
-        scope = Scope(session_id=session_id, lost=lost)
-        if stored is not None:
-            try:
-                self.met(stored, scope)
-            except Exception as error:  # noqa: BLE001 - no run waits because it cannot be traced
-                passed_over(error)
-        elif outer is not None and run_id in outer.runs:
-            scope.runs[run_id] = outer.runs[run_id]
-        trace = scope.runs.get(run_id)
-        return self._drive(scope, trace) if trace is None or trace.sampled else _DrivingUnsampled(trace)
-
-    @asynccontextmanager
-    async def _drive(self, scope: Scope, trace: RunTrace | None) -> AsyncGenerator[None]:
-        # For the rest of the task, so nothing is set back.
-        self.begin_afresh()
-        SCOPE.set(scope)
-        if trace is not None:
-            otel_context.attach(context_of(SpanRef(trace.trace_id, trace.span_id, trace.sampled)))
         try:
-            yield
-        finally:
-            await self.send_roots(scope)
+            trace = self._trace_to_drive(run_id, stored)
+            if trace is None:
+                return Driving(self, own_root_context(run_id))
+            scope = Scope(runs={run_id: trace}, session_id=lease.session_id)
+            if stored is not None:
+                self.met(stored, scope)
+            root = SpanRef(trace.trace_id, scope.runs[run_id].span_id, trace.sampled)
+            return Driving(self, context_of(root), scope if trace.sampled else None)
+        except Exception as error:  # noqa: BLE001 - no run waits because it cannot be traced
+            passed_over(error)
+            return Driving(self, own_root_context(run_id))
+
+    def _trace_to_drive(self, run_id: str, stored: StoredHistory | None) -> RunTrace | None:
+        """The trace of a run that is begun or taken over here; None when it has no creator's span and no sampling."""
+        if stored is None:
+            outer = SCOPE.get()
+            # Its creator has no word of a run that is not sampled.
+            return None if outer is None else outer.runs.get(run_id)
+        if stored.head.trace_context is not None:
+            return self.trace_of(stored.head)
+        # The program's sampler is asked once: it may count.
+        return self.trace_of(stored.head, sample=_yes) if self.samples(run_id, stored.head.workflow_id) else None
 
     def begin_afresh(self) -> None:
         """What the current task does from here on has nothing to do with the span in which it was begun."""
@@ -173,7 +177,7 @@ class Tracing:
         """What the root has to tell; nothing, if that cannot be read soon: the root is worth more than its events."""
         try:
             with anyio.fail_after(EVENTS_S, shield=True):
-                return root_events(await self._store.load(trace.run_id, bodies=False), since=trace.began_at)
+                return root_events(await self.unwatched.load(trace.run_id, bodies=False), since=trace.began_at)
         except Exception as error:  # noqa: BLE001 - see above
             logger.warning("trace.incomplete", run_id=trace.run_id, error=f"{type(error).__name__}: {error}")
             return ()
@@ -202,7 +206,7 @@ class Tracing:
 
         Raises: EngineError, when the history cannot be read.
         """
-        stored = await self._store.load(append.run_id, bodies=False)
+        stored = await self.unwatched.load(append.run_id, bodies=False)
         end_ns = to_ns(append.at)
         for lost in lost_attempts(stored, since_seq=append.expected):
             job_id, body_id = attempt_ids(lost.token)
@@ -226,18 +230,38 @@ class Tracing:
                 end_span(span, end_ns=end_ns, failure=failure_of_info(lost.error))
 
 
-class _DrivingUnsampled:
-    """Around the task of an actor whose run is not sampled; a class, because it is entered for nearly every run."""
+class Driving:
+    """Around the task of an actor: what happens inside belongs to its run, and the end of the run sends its root.
 
-    __slots__ = ("_trace",)
+    Of a run that is not `sampled` nothing is noted; only user code shall know, or it would begin traces of its own.
+    """
 
-    def __init__(self, trace: RunTrace) -> None:
-        self._trace = trace
+    __slots__ = ("_root", "_scope", "_tracing")
 
-    async def __aenter__(self) -> None:
-        # For the rest of the task. User code shall know it too, or it would begin traces of its own.
-        SCOPE.set(UNSAMPLED)
-        otel_context.attach(context_of(SpanRef(self._trace.trace_id, self._trace.span_id, sampled=False)))
+    def __init__(self, tracing: Tracing, root: Context, scope: Scope | None = None) -> None:
+        self._tracing = tracing
+        self._root = root
+        self._scope = scope
 
-    async def __aexit__(self, *_raised: object) -> None:
-        return None
+    @property
+    def sampled(self) -> bool:
+        """Whether the run is."""
+        return self._scope is not None
+
+    def around(self, drive: Drive, *, lost: Callable[[], bool]) -> Coroutine[Any, Any, None]:
+        """Drive the run, for the rest of the task; `lost` says whether its lease has been lost."""
+        # For the rest of the task, so nothing is set back.
+        SCOPE.set(self._scope)
+        otel_context.attach(self._root)
+        return drive() if self._scope is None else self._drive(drive, self._scope, lost)
+
+    async def _drive(self, drive: Drive, scope: Scope, lost: Callable[[], bool]) -> None:
+        scope.lost = lost
+        try:
+            await drive()
+        finally:
+            await self._tracing.send_roots(scope)
+
+
+def _yes(_trace_id: int, _workflow_id: str) -> bool:
+    return True

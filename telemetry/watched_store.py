@@ -17,7 +17,7 @@ from kernel.ports.persistence import Append, KeyRecord, NewRun, Persistence, Sto
 from telemetry.faults import passed_over
 from telemetry.logs import EventLogger, get_logger
 from telemetry.run_trace import RunTrace
-from telemetry.scope import SCOPE, UNSAMPLED, Scope
+from telemetry.scope import SCOPE, Scope
 from telemetry.spans import SpanRef
 from telemetry.tales import is_eventful, is_lossy
 
@@ -56,7 +56,7 @@ class WatchedPersistence:
 
     def _met(self, stored: StoredHistory) -> None:
         scope, run_id = SCOPE.get(), stored.head.run_id
-        if scope is None or scope is UNSAMPLED or (run_id in scope.runs and not scope.runs[run_id].sampled):
+        if scope is None or (run_id in scope.runs and not scope.runs[run_id].sampled):
             return
         try:
             self._tracing.met(stored, scope)
@@ -66,7 +66,7 @@ class WatchedPersistence:
     def append(self, append: Append, /) -> Awaitable[None]:
         """`Appends.append`; notes what it means for the trace, once it is durable."""
         scope = SCOPE.get()
-        trace = None if scope is None or scope is UNSAMPLED else scope.runs.get(append.run_id)
+        trace = None if scope is None else scope.runs.get(append.run_id)
         # Not a coroutine around a coroutine, for the many of which there is nothing to tell.
         if scope is None or trace is None or not trace.sampled:
             return self._store.append(append)

@@ -32,7 +32,7 @@ from kernel import (
     stage,
 )
 from runtime import App, Client
-from telemetry.run_trace import root_id
+from telemetry.run_trace import own_trace_id, root_id
 from telemetry.tracing import Tracing
 from tests.runtime.gates import Doc, Gate
 from tests.runtime.shared_store import SharedStore, until
@@ -328,6 +328,55 @@ async def test_user_code_of_a_run_that_is_not_sampled_begins_no_trace_of_its_own
         await run.result()
 
     assert sent.spans == ()
+
+
+async def test_the_ids_of_a_run_that_is_not_sampled_are_passed_on_all_the_same(
+    store: SharedStore, sampled_by: Callable[[Sampler], Sent]
+):
+    found: list[trace.SpanContext] = []
+
+    @stage("look")
+    async def look(ctx: StageContext[Doc]) -> Doc:
+        found.append(trace.get_current_span().get_span_context())
+        return ctx.input
+
+    sampled_by(ALWAYS_OFF)
+    looking = WorkflowBuilder("looking", input=Doc, output=Doc).pipe(look).build()
+    async with store.client(looking) as client:
+        claimed = await client.start(looking, Doc(text="a"))
+    async with store.supervisor(looking) as supervisor:
+        await supervisor.run(claimed.id).result()
+        created = await supervisor.start(looking, Doc(text="b"))
+        await created.result()
+
+    assert [(one.trace_id, one.span_id) for one in found] == [
+        (own_trace_id(run.id), root_id(run.id)) for run in (claimed, created)
+    ]
+    assert not any(one.trace_flags.sampled for one in found)
+
+
+@pytest.mark.parametrize("answer", [ALWAYS_ON, ALWAYS_OFF], ids=["yes", "no"])
+async def test_the_sampler_is_asked_once_of_a_run_by_whoever_creates_and_drives_it(
+    memory: SharedStore, sampled_by: Callable[[Sampler], Sent], answer: Sampler
+):
+    asked: list[str] = []
+
+    class Counting(Sampler):
+        def should_sample(self, parent_context, trace_id, name, *args: Any, **named: Any) -> Any:
+            asked.append(name)
+            return answer.should_sample(parent_context, trace_id, name, *args, **named)
+
+        def get_description(self) -> str:
+            return "Counting"
+
+    sent = sampled_by(ParentBased(Counting()))
+    plain = WorkflowBuilder("plain", input=Doc, output=Doc).pipe(Gate(opened=True).stage("pass")).build()
+    async with memory.supervisor(plain) as supervisor:
+        run = await supervisor.start(plain, Doc(text="a"))
+        await run.result()
+
+    assert asked == ["run plain"]
+    assert bool(sent.named("run plain")) is (answer is ALWAYS_ON)
 
 
 async def test_creator_and_worker_agree_which_runs_are_sampled(
