@@ -11,7 +11,9 @@ import inspect
 import os
 import random
 import secrets
+import shutil
 import signal
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -35,6 +37,11 @@ collect_ignore = ["jaeger"]
 # The receiver of traces has threads of gRPC's, which would meddle with every fork, and say so.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
+# The suite starts hundreds of interpreters; where no bytecode may be kept, each would compile the whole engine again,
+# which is a third of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Drawn once and inherited by the workers of a parallel run, which must all collect the same tests.
 DRAWN = os.environ.setdefault("LEASEHOLD_TEST_SEED_DRAWN", str(secrets.randbelow(2**32)))
 SEED = int(os.environ.get("LEASEHOLD_TEST_SEED") or DRAWN)
@@ -57,6 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if (in_ci or "LEASEHOLD_TEST_SEED" in os.environ) and config.getoption("hypothesis_seed", None) is None:
         config.option.hypothesis_seed = SEED
 
+
+# What the server of one process writes, several times over: there may be four of them.
+MEMORY_BYTES_MIN = 4 * 1024**3
 
 # Files in which one test waits for many processes, the longest first.
 SLOW = (
@@ -183,11 +193,23 @@ def postgres_url() -> Iterator[str]:
         return
     from adapters.embedded_postgres import embedded_postgres
 
-    with tempfile.TemporaryDirectory(prefix="leasehold-") as directory:
+    with tempfile.TemporaryDirectory(prefix="leasehold-", dir=_memory()) as directory:
         # As root the server runs as another user, who has to reach its data through this folder.
         Path(directory).chmod(0o755)
         with embedded_postgres(Path(directory)) as server:
             yield server.url
+
+
+def _memory() -> str | None:
+    """A file system in memory with room for a server's data, or None.
+
+    Nothing of them is to outlive the tests, and making a database, its schema and its end again takes ten times as long
+    on a disk.
+    """
+    memory = "/dev/shm"  # noqa: S108 - a directory is made in it whose name nobody can guess
+    if os.path.ismount(memory) and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_BYTES_MIN:
+        return memory
+    return None
 
 
 @pytest.fixture
