@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, u
 pytestmark = pytest.mark.anyio
 
 GPU = {"queues": ("gpu",)}
+LONG = timedelta(minutes=5)
 QUICK: dict[str, Any] = {"lease": 1.0, "renew": 0.2, "poll_interval": 0.05}
 
 
@@ -207,10 +208,9 @@ async def test_the_job_of_a_process_that_died_is_lost_and_repeated(store: Shared
         await until_waiting(run, "queue")
         # A process takes the job, begins, and is never heard of again.
         storage = owner.storage
-        (job,) = await storage.jobs.dequeue(
-            ["gpu"], [(workflow.id, "1")], ["dead-worker"], holder=timedelta(milliseconds=50)
-        )
+        (job,) = await storage.jobs.dequeue(["gpu"], [(workflow.id, "1")], ["dead-worker"], holder=LONG)
         await begin(owner, job)
+        expire_jobs(store, storage)
         gates.open("render")
 
         async with store.supervisor(workflow, **GPU, **QUICK):
@@ -248,9 +248,11 @@ async def test_a_poison_body_in_a_queue_stops_after_max_lost(store: SharedStore)
         assert await neighbour.result(timeout=20) == 16
 
 
-async def take_one(storage: Storage, workflow_id: str, token: str) -> Any:
-    # Held for so short a time that it is over at once.
-    taken = await storage.jobs.dequeue(["gpu"], [(workflow_id, "1")], [token], holder=timedelta(microseconds=1))
+async def take_one(
+    storage: Storage, workflow_id: str, token: str, held_for: timedelta = timedelta(microseconds=1)
+) -> Any:
+    """A job; unless something else is said it is held for so short a time that it is over at once."""
+    taken = await storage.jobs.dequeue(["gpu"], [(workflow_id, "1")], [token], holder=held_for)
     return taken[0] if taken else None
 
 
@@ -417,7 +419,7 @@ async def test_a_job_that_somebody_has_deleted_is_queued_again(store: SharedStor
         run = await owner.start(workflow, 1)
         await until_waiting(run, "queue")
         if begun:
-            await begin(owner, await until(partial(take_one, owner.storage, workflow.id, "nobody")))
+            await begin(owner, await until(partial(take_one, owner.storage, workflow.id, "nobody", LONG)))
         await until(lambda: owner.stats().actors == 0)
         delete_jobs(store, owner.storage)
 
@@ -426,6 +428,15 @@ async def test_a_job_that_somebody_has_deleted_is_queued_again(store: SharedStor
         async with store.supervisor(workflow, **GPU):
             assert await run.result(timeout=20) == 25
         assert [event.cause for event in await run.history() if event.type == "stage.retrying"] == ["lost"] * begun
+
+
+def expire_jobs(store: SharedStore, storage: Storage) -> None:
+    if store.url is not None:
+        execute(store.url, "UPDATE leasehold.jobs SET lease_until = clock_timestamp() - interval '1 microsecond'")
+    else:
+        persistence: Any = storage.persistence
+        for job in persistence._tables.jobs.values():
+            job.lease_until = datetime.now(UTC) - timedelta(microseconds=1)
 
 
 def delete_jobs(store: SharedStore, storage: Storage) -> None:
