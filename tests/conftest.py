@@ -206,7 +206,7 @@ def _memory() -> str | None:
     Nothing of them is to outlive the tests, and making a database, its schema and its end again takes ten times as long
     on a disk.
     """
-    memory = "/dev/shm"  # noqa: S108 - a directory is made in it whose name nobody can guess
+    memory = "/dev/shm"
     if os.path.ismount(memory) and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_BYTES_MIN:
         return memory
     return None

@@ -13,6 +13,7 @@ from typing import Any
 from runtime import info
 from runtime.actor import RunActor
 from runtime.claiming import RunClaimer
+from tests.syntax_trees import parsed
 
 __all__ = ["ALERTS", "COMMANDS", "SECTIONS", "SQL", "waiting_words"]
 
@@ -58,4 +59,4 @@ def _words(node: ast.expr) -> Iterator[str]:
 
 
 def _tree(of: Callable[..., Any]) -> ast.AST:
-    return ast.parse(textwrap.dedent(inspect.getsource(of)))
+    return parsed(textwrap.dedent(inspect.getsource(of)))

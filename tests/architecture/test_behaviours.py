@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.syntax_trees import parsed
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "BEHAVIOURS.md"
 BEHAVIOURS, DEFECTS = 123, 40
@@ -37,7 +39,7 @@ DEFECT_ROWS = rows("Defects that do not come back")
 @cache
 def arguments_of_tests(path: str) -> dict[str, set[str]]:
     """The names of the arguments of every test in a file, also of those that it has from the suite for all stores."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8")) if (ROOT / path).is_file() else ast.Module([], [])
+    tree = parsed((ROOT / path).read_text(encoding="utf-8")) if (ROOT / path).is_file() else ast.Module([], [])
     found: dict[str, set[str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module and node.names[0].name == "*":

@@ -13,6 +13,7 @@ import pytest
 import kernel
 from kernel.command import Command
 from kernel.dispatch import ROUTES
+from tests.syntax_trees import parsed
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "kernel" / "commands").glob("*.py") if path.stem != "__init__")
@@ -40,7 +41,7 @@ COMMANDS = [
 
 def texts_in(source: str) -> set[str]:
     return {
-        node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) and type(node.value) is str
+        node.value for node in ast.walk(parsed(source)) if isinstance(node, ast.Constant) and type(node.value) is str
     }
 
 

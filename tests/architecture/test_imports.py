@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.syntax_trees import parsed
+
 ROOT = Path(__file__).parents[2]
 KERNEL = sorted((ROOT / "kernel").rglob("*.py"))
 
@@ -62,7 +64,7 @@ def questions_to_the_world(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("path", KERNEL, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_kernel_module_imports_only_what_a_pure_machine_needs(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path.read_text(encoding="utf-8"))
 
     allowed = (set(sys.stdlib_module_names) - FORBIDDEN_STANDARD_LIBRARY) | ALLOWED_DISTRIBUTIONS
 
@@ -71,7 +73,7 @@ def test_kernel_module_imports_only_what_a_pure_machine_needs(path: Path) -> Non
 
 
 def test_the_detector_finds_what_it_looks_for() -> None:
-    tree = ast.parse(
+    tree = parsed(
         "import trio.abc\nfrom time import monotonic\nfrom uuid import UUID, uuid4\n"
         "import datetime, uuid\nuuid.uuid1()\ndatetime.datetime.now()\nuuid.UUID(int=1)\n"
     )

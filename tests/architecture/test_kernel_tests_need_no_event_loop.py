@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.syntax_trees import parsed
+
 ROOT = Path(__file__).parents[2]
 TESTS = sorted((ROOT / "tests" / "kernel").rglob("*.py"))
 EVENT_LOOPS = {"anyio", "asyncio", "pytest_trio", "sniffio", "trio", "uvloop"}
@@ -12,7 +14,7 @@ EVENT_LOOPS = {"anyio", "asyncio", "pytest_trio", "sniffio", "trio", "uvloop"}
 
 def needs_an_event_loop(source: str) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case ast.Import(names=names):
                 found |= {alias.name.partition(".")[0] for alias in names} & EVENT_LOOPS

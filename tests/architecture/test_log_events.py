@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry.names import LOGS
+from tests.syntax_trees import parsed
 
 ROOT = Path(__file__).parents[2]
 SPEAKING = {"debug", "info", "warning", "error", "critical", "exception", "say", "_say", "OutageLog", "_Patience"}
@@ -19,7 +20,7 @@ def test_every_event_that_is_logged_is_documented_and_every_documented_one_is_lo
         event
         for package in ("kernel", "adapters", "runtime", "telemetry")
         for file in (ROOT / package).rglob("*.py")
-        for event in events_in(ast.parse(file.read_text(encoding="utf-8")))
+        for event in events_in(parsed(file.read_text(encoding="utf-8")))
     }
 
     assert logged == set(LOGS)

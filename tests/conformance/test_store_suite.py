@@ -48,6 +48,7 @@ from kernel.errors import PayloadRefused, StaleVersion
 from kernel.ports.outbox import SinkRecord
 from kernel.ports.persistence import Suspects
 from tests.conformance.conftest import in_memory
+from tests.syntax_trees import parsed
 
 pytestmark = pytest.mark.anyio
 
@@ -278,7 +279,7 @@ def test_everything_is_in_all_and_no_test_hides_another() -> None:
     for topic in TOPICS:
         path = importlib.import_module(f"adapters.conformance.store.{topic}").__file__
         assert path is not None
-        functions = ast.walk(ast.parse(Path(path).read_text(encoding="utf-8")))
+        functions = ast.walk(parsed(Path(path).read_text(encoding="utf-8")))
         names.update(f.name for f in functions if isinstance(f, ast.AsyncFunctionDef) and f.name.startswith("test_"))
 
     assert max(names.values()) == 1

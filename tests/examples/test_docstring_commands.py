@@ -11,13 +11,14 @@ import pytest
 
 from adapters.postgres import migrate
 from runtime.commandline.entry import run
+from tests.syntax_trees import parsed
 
 ROOT = Path(__file__).parents[2]
 PREFIX = ".venv/bin/leasehold "
 COMMANDS = [
     line.removeprefix(PREFIX)
     for path in sorted((ROOT / "examples").glob("*.py"))
-    for line in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
+    for line in (ast.get_docstring(parsed(path.read_text(encoding="utf-8"))) or "").splitlines()
     if line.startswith(PREFIX)
 ]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.syntax_trees import parsed
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "test_a_workflow.py"
@@ -23,7 +24,7 @@ sys.exit(code)
 
 def lines_of_code(text: str) -> int:
     """Lines that are neither blank nor of the module's docstring."""
-    docstring = ast.parse(text).body[0]
+    docstring = parsed(text).body[0]
     assert docstring.end_lineno is not None
     return sum(bool(line.strip()) for line in text.splitlines()[docstring.end_lineno :])
 
