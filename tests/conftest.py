@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -212,13 +213,47 @@ def _memory() -> str | None:
     return None
 
 
+@contextmanager
+def new_database(postgres_url: str, template: str = "template1") -> Iterator[str]:
+    """A copy of a database to which nobody is connected, gone afterwards with whoever is still connected to it."""
+    name = f"leasehold_test_{secrets.token_hex(6)}"
+    execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {template} {_strategy(postgres_url)}")
+    try:
+        yield with_database(postgres_url, name)
+    finally:
+        execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@functools.cache
+def _strategy(postgres_url: str) -> str:
+    # To copy files is quicker than to log their pages, which Postgres does since version 15 unless it is told not to.
+    version = int(str(fetch_value(postgres_url, "SHOW server_version_num")))
+    return "STRATEGY file_copy" if version >= 150_000 else ""
+
+
 @pytest.fixture
 def database_url(postgres_url: str) -> Iterator[str]:
-    """An empty database of the test's own, gone afterwards with whoever is still connected."""
-    name = f"leasehold_test_{secrets.token_hex(6)}"
-    execute(postgres_url, f"CREATE DATABASE {name}")
-    yield with_database(postgres_url, name)
-    execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+    """An empty database of the test's own."""
+    with new_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_url: str) -> Iterator[str]:
+    """The name of a database with the engine's tables: to copy it takes a fifth of what it takes to migrate another."""
+    from adapters.postgres import migrate
+
+    with new_database(postgres_url) as url:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            thread.submit(asyncio.run, migrate(url)).result()
+        yield urlsplit(url).path.removeprefix("/")
+
+
+@pytest.fixture
+def migrated_database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with new_database(postgres_url, migrated_template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

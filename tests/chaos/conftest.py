@@ -15,8 +15,6 @@ from typing import Any
 import anyio
 import pytest
 
-from adapters.postgres import migrate
-
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[2]
 
@@ -121,9 +119,8 @@ async def until(fact: Callable[[], object], *, within_s: float = 30.0) -> None:
 
 
 @pytest.fixture
-def world(database_url: str, tmp_path: Path) -> Iterator[World]:
-    anyio.run(migrate, database_url)
-    world = World(database_url, tmp_path)
+def world(migrated_database_url: str, tmp_path: Path) -> Iterator[World]:
+    world = World(migrated_database_url, tmp_path)
     yield world
     for worker in world.workers:
         if worker.process.poll() is None:

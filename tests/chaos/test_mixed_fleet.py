@@ -16,7 +16,6 @@ import anyio
 import asyncpg
 import pytest
 
-from adapters.postgres import migrate
 from runtime import Client, Settings
 from tests.chaos.conftest import ROOT, until
 from tests.chaos.mixed_fleet import app, fork
@@ -50,12 +49,11 @@ def start(arguments: list[str], url: str, folder: Path, number: int) -> subproce
         )
 
 
-async def test_nothing_is_recorded_twice_and_no_run_is_lost(database_url: str, tmp_path: Path) -> None:
-    await migrate(database_url)
-    fleet = [start(what, database_url, tmp_path, n) for n, what in enumerate([HOST, HOST, SUPERVISOR])]
+async def test_nothing_is_recorded_twice_and_no_run_is_lost(migrated_database_url: str, tmp_path: Path) -> None:
+    fleet = [start(what, migrated_database_url, tmp_path, n) for n, what in enumerate([HOST, HOST, SUPERVISOR])]
     try:
         await until(lambda: ready(fleet, tmp_path))
-        async with Client(app(), settings=Settings(database_url=database_url)) as client:
+        async with Client(app(), settings=Settings(database_url=migrated_database_url)) as client:
             handles = await client.start_many(fork, range(RUNS))
             if KILL:
                 fleet[0].kill()
@@ -68,7 +66,7 @@ async def test_nothing_is_recorded_twice_and_no_run_is_lost(database_url: str, t
             process.wait(30)
 
     assert results == [{"left": (n + 1) * 2, "right": (n + 1) * 3} for n in range(RUNS)]
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(migrated_database_url)
     try:
         assert dict(await connection.fetch(ENDED)) == {"COMPLETED": RUNS}
         recorded = await connection.fetch(RECORDED)

@@ -6,10 +6,8 @@ import ast
 import shlex
 from pathlib import Path
 
-import anyio
 import pytest
 
-from adapters.postgres import migrate
 from runtime.commandline.entry import run
 from tests.syntax_trees import parsed
 
@@ -35,9 +33,3 @@ def test_a_command_of_a_docstring_works(
     monkeypatch.setenv("LEASEHOLD_DATABASE_URL", migrated_database_url)
 
     assert run(shlex.split(command)) == 0, capsys.readouterr().err
-
-
-@pytest.fixture
-def migrated_database_url(database_url: str) -> str:
-    anyio.run(migrate, database_url)
-    return database_url

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from adapters.postgres import migrate
-from tests.conftest import execute, with_database
+from tests.conftest import execute, new_database
 from tests.runtime.shared_store import SharedStore, in_memory, on_postgres
 
 EMPTY_ALL_TABLES = """
@@ -53,15 +49,10 @@ def memory() -> SharedStore:
 
 
 @pytest.fixture(scope="module")
-def migrated_url(postgres_url: str) -> Iterator[str]:
-    """A migrated database for the tests of one module: making one takes longer than most of them."""
-    name = f"leasehold_test_{secrets.token_hex(6)}"
-    execute(postgres_url, f"CREATE DATABASE {name}")
-    url = with_database(postgres_url, name)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(asyncio.run, migrate(url)).result()
-    yield url
-    execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+def migrated_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """A migrated database for the tests of one module: making one takes longer than many of them."""
+    with new_database(postgres_url, migrated_template) as url:
+        yield url
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 from pydantic import BaseModel
 
-from adapters.postgres import migrate
 from kernel import (
     ArtifactNotFound,
     BlobNotFound,
@@ -89,8 +88,7 @@ app = App(workflows=[drawing, naming, remembering])
 async def supervisor(request: pytest.FixtureRequest, anyio_backend_name: str):
     url, blob_url = "memory://", None
     if request.param == "postgres":
-        url = request.getfixturevalue("database_url")
-        await migrate(url)
+        url = request.getfixturevalue("migrated_database_url")
     elif request.param == "bucket":
         blob_url = request.getfixturevalue("s3_url")
     async with Supervisor(app, settings=Settings(database_url=url, blob_url=blob_url)) as supervisor:

@@ -9,7 +9,6 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from adapters.postgres import migrate
 from kernel import (
     CheckContext,
     Failed,
@@ -93,8 +92,7 @@ async def supervisor(request: pytest.FixtureRequest, anyio_backend_name: str, tm
     url, blob_url = "memory://", None
     match request.param:
         case "postgres":
-            url = request.getfixturevalue("database_url")
-            await migrate(url)
+            url = request.getfixturevalue("migrated_database_url")
         case "folder":
             blob_url = tmp_path.as_uri()
         case "bucket":

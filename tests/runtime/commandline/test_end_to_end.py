@@ -14,12 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import anyio
 import psutil
 import pytest
-
-from runtime.bootstrap import migrate_database
-from runtime.config import Settings
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -132,9 +128,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(database_url: str, tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path, database_url)
-    anyio.run(migrate_database, Settings(database_url=database_url))
+def terminal(migrated_database_url: str, tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path, migrated_database_url)
     yield terminal
     for process in terminal.processes:
         if process.poll() is None:

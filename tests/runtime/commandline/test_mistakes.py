@@ -8,13 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 import structlog
 
-from runtime.bootstrap import migrate_database
 from runtime.commandline.entry import run
-from runtime.config import Settings
 
 APP = """
 from pydantic import BaseModel
@@ -37,15 +34,14 @@ app = App(workflows=[job])
 
 
 @pytest.fixture
-def project(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, migrated_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with an app, and a database."""
     (tmp_path / "shop_of_mistakes.py").write_text(APP, encoding="utf-8")
     (tmp_path / "broken_shop.py").write_text("app = undefined\n", encoding="utf-8")
-    anyio.run(migrate_database, Settings(database_url=database_url))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("LEASEHOLD_APP", "shop_of_mistakes:app")
-    monkeypatch.setenv("LEASEHOLD_DATABASE_URL", database_url)
+    monkeypatch.setenv("LEASEHOLD_DATABASE_URL", migrated_database_url)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield tmp_path
