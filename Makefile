@@ -15,7 +15,8 @@ TESTS ?=
 BENCH ?=
 PROFILE ?=
 CHAOS ?=
-JOBS ?= 2
+# Processes of the tests: they wait so much that three keep two cores busy.
+JOBS ?= 3
 
 SHELL := bash
 BIN := $(VENV)/bin

@@ -71,20 +71,24 @@ MEMORY_BYTES_MIN = 4 * 1024**3
 
 # Files in which one test waits for many processes, the longest first.
 SLOW = (
-    "runtime/bench/test_end_to_end.py",
-    "chaos/test_mixed_fleet.py",
-    "chaos/test_killed_and_paused.py",
-    "packaging/test_wheel.py",
-    "chaos/test_publishers_killed.py",
     "runtime/commandline/test_end_to_end.py",
-    "typing/test_typing.py",
+    "runtime/bench/test_end_to_end.py",
+    "chaos/test_killed_and_paused.py",
+    "chaos/test_mixed_fleet.py",
     "adapters/test_embedded_postgres.py",
-    "telemetry/test_one_trace_over_processes.py",
-    "examples/test_testing_page.py",
-    "chaos/test_blocked_and_cancelled.py",
-    "telemetry/test_export.py",
-    "runtime/commandline/test_exporting.py",
+    "packaging/test_wheel.py",
     "runtime/test_processes.py",
+    "adapters/postgres/test_rows_touched.py",
+    "runtime/test_outages.py",
+    "typing/test_typing.py",
+    "telemetry/test_export.py",
+    "chaos/test_publishers_killed.py",
+    "chaos/test_blocked_and_cancelled.py",
+    "examples/test_testing_page.py",
+    "runtime/commandline/test_screen.py",
+    "telemetry/test_one_trace_over_processes.py",
+    "runtime/bench/test_profile.py",
+    "runtime/commandline/test_exporting.py",
 )
 
 # Behaviour above the adapters is held in memory on both loops and on Postgres under asyncio. What trio adds on Postgres

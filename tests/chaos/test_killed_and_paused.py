@@ -16,6 +16,7 @@ from tests.chaos.worker import app, poison, steps, waiting
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.timeout(120)]
 
+RUNS = 300
 LEASE_S = 2.0
 SETTINGS = {"lease_s": str(LEASE_S), "renew_s": "0.5"}
 
@@ -57,13 +58,13 @@ async def test_a_killed_process_loses_nothing_and_repeats_only_what_was_in_fligh
     await world.ready(survivor, victim)
 
     async with Client(app(), database=world.url) as client:
-        runs = await client.start_many(steps, range(500))
-        await until(lambda: len(world.effects()) > 1500, within_s=60)
+        runs = await client.start_many(steps, range(RUNS))
+        await until(lambda: len(world.effects()) > RUNS * 3, within_s=60)
         await until(lambda: world.killed_in_a_body(victim), within_s=60)
         killed_at = time.time()
         results = [await run.result(timeout=60) for run in runs]
 
-    assert results == list(range(500))
+    assert results == list(range(RUNS))
     connection = await asyncpg.connect(world.url)
     events = await events_of(connection)
     await connection.close()
@@ -82,8 +83,8 @@ async def test_what_a_paused_process_computed_is_not_committed(world: World):
     await world.ready(survivor, sleeper)
 
     async with Client(app(), database=world.url) as client:
-        runs = await client.start_many(steps, range(500))
-        await until(lambda: len(world.effects()) > 1000, within_s=60)
+        runs = await client.start_many(steps, range(RUNS))
+        await until(lambda: len(world.effects()) > RUNS * 2, within_s=60)
         await until(lambda: world.paused_in_a_body(sleeper), within_s=60)
         paused_at = time.time()
         results = [await run.result(timeout=60) for run in runs]
@@ -93,7 +94,7 @@ async def test_what_a_paused_process_computed_is_not_committed(world: World):
         # It has come back as somebody new, and can work again.
         await until(lambda: len(sleeper.events("session.opened")) > 1)
 
-    assert results == list(range(500))
+    assert results == list(range(RUNS))
     connection = await asyncpg.connect(world.url)
     events = await events_of(connection)
     await connection.close()

@@ -277,7 +277,8 @@ def test_ctrl_c_while_waiting_leaves_the_run_alone(terminal: Terminal) -> None:
     assert "Traceback" not in said
     found = re.search(r"The run goes on: leasehold show (\w{8})", said)
     assert found is not None, said
-    terminal.wait_until(lambda: terminal.status(found[1]) == "COMPLETED")
+    terminal.type("logs", found[1], "--follow")  # to its end
+    assert terminal.status(found[1]) == "COMPLETED"
 
 
 def test_waiting_without_a_supervisor_says_that_nobody_is_there(terminal: Terminal) -> None:
