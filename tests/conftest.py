@@ -28,7 +28,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterator
 
     from runtime.blob_urls import BlobBucket
 
@@ -66,8 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = SEED
 
 
-# What the server of one process writes, several times over: there may be four of them.
-MEMORY_BYTES_MIN = 4 * 1024**3
+# A server of ours has had half a gigabyte at most; there is one for each process of a parallel run, and other users.
+MEMORY_BYTES_MIN = 3 * 1024**3
 
 # Files in which one test waits for many processes, the longest first.
 SLOW = (
@@ -218,7 +218,7 @@ def _memory() -> str | None:
 
 
 @contextmanager
-def new_database(postgres_url: str, template: str = "template1") -> Iterator[str]:
+def new_database(postgres_url: str, template: str = "template1") -> Generator[str]:
     """A copy of a database to which nobody is connected, gone afterwards with whoever is still connected to it."""
     name = f"leasehold_test_{secrets.token_hex(6)}"
     execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {template} {_strategy(postgres_url)}")

@@ -68,15 +68,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture
-def person(wheel: Path, tmp_path: Path) -> Person:
-    """Somebody with the wheel in an environment of its own.
+@pytest.fixture(scope="module")
+def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commands of an environment of its own in which the wheel is installed.
 
     The dependencies are those that the tests run with, seen through a path file: a checkout that is installed there
     as editable is not seen, because path files of such a folder are not read.
     """
-    tmp_path.chmod(0o755)
-    environment = tmp_path / "environment"
+    folder = tmp_path_factory.mktemp("installed")
+    folder.chmod(0o755)
+    environment = folder / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
     [packages] = environment.glob("lib/python*/site-packages")
@@ -87,9 +88,16 @@ def person(wheel: Path, tmp_path: Path) -> Person:
         capture_output=True,
         timeout=100,
     )
+    return environment / "bin"
+
+
+@pytest.fixture
+def person(binaries: Path, tmp_path: Path) -> Person:
+    """Somebody who has it, and nothing else."""
+    tmp_path.chmod(0o755)
     folder = tmp_path / "empty"
     folder.mkdir(mode=0o755)
-    return Person(folder, environment / "bin")
+    return Person(folder, binaries)
 
 
 def test_the_wheel_has_what_is_not_python_too_and_nothing_else(wheel: Path) -> None:
