@@ -16,7 +16,7 @@ from tests.chaos.worker import app, poison, steps, waiting
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.timeout(120)]
 
-RUNS = 300
+RUNS = 500
 LEASE_S = 2.0
 SETTINGS = {"lease_s": str(LEASE_S), "renew_s": "0.5"}
 

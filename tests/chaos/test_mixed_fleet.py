@@ -22,7 +22,7 @@ from tests.chaos.mixed_fleet import app, fork
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
-RUNS = int(os.environ.get("LEASEHOLD_TEST_FLEET_RUNS", "1000"))
+RUNS = int(os.environ.get("LEASEHOLD_TEST_FLEET_RUNS", "2000"))
 KILL = bool(os.environ.get("LEASEHOLD_TEST_FLEET_KILL"))
 HOST = [str(Path(__file__).with_name("serverless_host.py"))]
 SUPERVISOR = ["-m", "tests.chaos.mixed_fleet"]
