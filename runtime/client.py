@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, overload
+from uuid import UUID
 
 import anyio
 import anyio.abc
@@ -34,6 +35,7 @@ from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Executor
 from kernel.ports.jobs import JobInfo
 from kernel.ports.persistence import RunQuery, WorkflowRecord
+from kernel.run_ids import checked_run_id
 from runtime.app import App
 from runtime.bootstrap import Storage, open_storage
 from runtime.config import Settings, load_settings
@@ -396,14 +398,18 @@ class Client:
         return await started_in_order(start, inputs, idempotency_key)
 
     @overload
-    def run(self, run_id: str, workflow: Workflow[Any, O], /) -> RunHandle[O]: ...
+    def run(self, run_id: str | UUID, workflow: Workflow[Any, O], /) -> RunHandle[O]: ...
 
     @overload
-    def run(self, run_id: str, /) -> RunHandle[Any]: ...
+    def run(self, run_id: str | UUID, /) -> RunHandle[Any]: ...
 
-    def run(self, run_id: str, workflow: Workflow[Any, Any] | None = None, /) -> RunHandle[Any]:
-        """The handle of a run by its id; nothing is looked up. Name the workflow to have its result typed."""
-        return RunHandle(self, run_id, workflow)
+    def run(self, run_id: str | UUID, workflow: Workflow[Any, Any] | None = None, /) -> RunHandle[Any]:
+        """The handle of a run by its id; nothing is looked up. Name the workflow to have its result typed.
+
+        A `UUID` is what a driver answers with to `SELECT leasehold.create_run(...)`.
+        Raises: InvalidCommand for what can be no run's id; that no run has it (RunNotFound) is told by what is asked.
+        """
+        return RunHandle(self, checked_run_id(str(run_id) if isinstance(run_id, UUID) else run_id), workflow)
 
     @overload
     async def find(self, workflow: Workflow[Any, O], idempotency_key: str) -> RunHandle[O] | None: ...

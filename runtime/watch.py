@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 
 from kernel.errors import InvalidCommand, RunNotFound, Unavailable
+from kernel.model.ids import is_run_id
 from kernel.ports.persistence import HeadRow, Histories, StoredHistory
 from runtime.narration import OutageLog
 
@@ -86,6 +87,9 @@ class Watch:
         return found
 
     async def _wait(self, waiter: _Waiter) -> HeadRow | StoredHistory:
+        # One query asks for everybody: what it could stumble over must not come into it.
+        if not is_run_id(waiter.run_id):
+            raise RunNotFound(waiter.run_id)
         self._waiters[waiter] = self._newcomers[waiter] = None
         self._bell.set()
         try:

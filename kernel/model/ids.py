@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
+from typing import TypeGuard
 
 __all__ = ["RUN_ID_SKEW_MAX", "attempt_token", "is_run_id", "minted_at", "run_id_from"]
 
@@ -37,9 +38,9 @@ def minted_at(run_id: str) -> datetime:
     return _EPOCH + timedelta(milliseconds=int(run_id[:8] + run_id[9:13], 16))
 
 
-def is_run_id(text: str) -> bool:
-    """Whether the text is a whole run id in its canonical, lower-case form."""
-    return _RUN_ID.fullmatch(text) is not None
+def is_run_id(value: object) -> TypeGuard[str]:
+    """Whether it is the text of a whole run id in its canonical, lower-case form."""
+    return isinstance(value, str) and _RUN_ID.fullmatch(value) is not None
 
 
 def attempt_token(append_id: str, seq: int) -> str:

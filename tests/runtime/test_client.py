@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from uuid import UUID
 
 import anyio
 import pytest
@@ -348,6 +349,38 @@ async def test_a_run_that_does_not_exist_is_refused_everywhere(memory: SharedSto
                 await ask()
         with pytest.raises(RunNotFound):
             await anext(aiter(run.events()))
+
+
+async def test_a_run_has_a_handle_by_its_id_as_a_uuid_too(store: SharedStore):
+    async with store.supervisor(ECHO) as supervisor, store.client(ECHO) as client:
+        started = await supervisor.start(ECHO, Doc(text="x"))
+        run = client.run(UUID(started.id), ECHO)
+        assert run.id == started.id
+        assert await run.result(timeout=20) == Doc(text="x")
+        with pytest.raises(RunNotFound):
+            await client.run(UUID("01941f29-7c00-7300-9ef5-df2085261bd7")).result(timeout=20)
+
+
+@pytest.mark.parametrize("value", ["garbage", "", "01941F29-7C00-7300-9EF5-DF2085261BD7", UUID(int=4), 5, None])
+async def test_what_is_no_runs_id_is_refused_before_anything_is_asked(memory: SharedStore, value: Any):
+    async with memory.client(ECHO) as client:
+        with pytest.raises(InvalidCommand, match="run_id is no id of a run") as refused:
+            client.run(value)
+    assert (refused.value.field, type(refused.value)) == ("run_id", InvalidCommand)
+
+
+async def test_who_waits_for_what_is_no_id_disturbs_nobody_else(store: SharedStore):
+    async with store.supervisor(ECHO) as supervisor, store.client(ECHO) as client:
+        run = await supervisor.start(ECHO, Doc(text="x"))
+
+        async def wait_for(value: Any) -> None:
+            with anyio.fail_after(10), pytest.raises(RunNotFound):
+                await client.watch.ended(value)
+
+        async with anyio.create_task_group() as tasks:
+            for value in (UUID(run.id), "garbage", "\0", "\ud800", 5):
+                tasks.start_soon(wait_for, value)
+            assert await client.run(run.id, ECHO).result(timeout=10) == Doc(text="x")
 
 
 async def test_without_any_database_in_production_the_error_names_the_way_that_is_open(monkeypatch: pytest.MonkeyPatch):

@@ -51,6 +51,13 @@ async def test_a_run_of_sql_is_executed_when_its_transaction_has_committed(
         assert (await run.describe()).metadata == {"by": "psql"}
 
 
+async def test_what_the_driver_answers_names_the_run(postgres: SharedStore, sql: asyncpg.Connection):
+    async with postgres.supervisor(ECHO, **QUICK) as supervisor:
+        run_id = await sql.fetchval("SELECT leasehold.create_run('echo', $1::text::json)", INPUT)
+
+        assert await supervisor.run(run_id, ECHO).result(timeout=20) == Doc(text="x")
+
+
 async def test_it_can_be_called_as_people_write_sql(postgres: SharedStore, sql: asyncpg.Connection):
     async with postgres.supervisor(ECHO, **QUICK) as supervisor:
         await sql.execute(

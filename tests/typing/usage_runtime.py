@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, assert_type
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -139,6 +140,7 @@ async def observe() -> None:
     async with Client(app) as client:
         assert_type(client.run("id", documents), RunHandle[Report])
         assert_type(client.run("id"), RunHandle[Any])
+        assert_type(client.run(UUID(int=7), documents), RunHandle[Report])
         assert_type(await client.find(documents, "key"), RunHandle[Report] | None)
         assert_type(await client.list_runs(workflow=documents), Page[RunInfo])
         run = client.run("id", documents)

@@ -35,18 +35,20 @@ def test_run_ids_sort_by_their_moment() -> None:
     assert earlier < later
 
 
-def test_other_texts_are_no_run_ids() -> None:
+def test_other_texts_and_things_are_no_run_ids() -> None:
     run_id = run_id_from(datetime(2026, 1, 1, tzinfo=UTC), bytes(10))
 
     assert not any(
-        is_run_id(text)
-        for text in (
+        is_run_id(value)
+        for value in (
             "",
             run_id.upper(),
             run_id + "0",
             f" {run_id}",
             run_id.replace("-7", "-4"),
             run_id.replace("-", ""),
+            UUID(run_id),
+            None,
         )
     )
 
