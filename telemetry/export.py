@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from telemetry.histograms import HistogramFeed
 
-__all__ = ["configure_export", "flush", "shutdown"]
+__all__ = ["check_libraries", "configure_export", "flush", "shutdown"]
 
 LEAVE_S = 3.0
 """How long the end of a process may wait for its last spans to be sent."""
@@ -91,6 +92,20 @@ def configure_export(*, prometheus: tuple[str, int] | None = None, worker: int |
         raise _not_set_up(error) from error
     _exporting = exporting
     return True
+
+
+def check_libraries(environment: OtelEnvironment) -> None:
+    """Whether what these variables ask for is installed, without importing it. Raises: InvalidCommand."""
+    for name, signal in (("TRACES", environment.traces), ("METRICS", environment.metrics)):
+        if signal is None or "otlp" not in signal.exporters:
+            continue
+        library = f"opentelemetry.exporter.otlp.proto.{'grpc' if signal.protocol == 'grpc' else 'http'}"
+        try:
+            found = find_spec(library)
+        except ImportError:  # not even what it is part of
+            found = None
+        if found is None:
+            raise _not_installed(f"OTEL_{name}_EXPORTER", signal.protocol, library)
 
 
 def _not_set_up(error: Exception) -> InvalidCommand:
@@ -226,7 +241,7 @@ def _span_exporter(protocol: Protocol) -> SpanExporter:
 
         return HttpExporter()
     except ImportError as error:
-        raise _not_installed("OTEL_TRACES_EXPORTER", protocol, error) from error
+        raise _not_installed("OTEL_TRACES_EXPORTER", protocol, error.name) from error
 
 
 def _watch_spans(exporter: SpanExporter, signal: Signal, exporting: _Exporting) -> None:
@@ -306,7 +321,7 @@ def _metric_exporter(protocol: Protocol) -> MetricExporter:
 
         return HttpExporter()
     except ImportError as error:
-        raise _not_installed("OTEL_METRICS_EXPORTER", protocol, error) from error
+        raise _not_installed("OTEL_METRICS_EXPORTER", protocol, error.name) from error
 
 
 def _watch_metrics(exporter: MetricExporter, feed: HistogramFeed, signal: Signal | None, exporting: _Exporting) -> None:
@@ -361,11 +376,11 @@ def _prometheus_reader(host: str, port: int, feed: HistogramFeed, worker: int | 
     return Reader()
 
 
-def _not_installed(variable: str, protocol: Protocol, error: ImportError) -> InvalidCommand:
+def _not_installed(variable: str, protocol: Protocol, library: str | None) -> InvalidCommand:
     package = "opentelemetry-exporter-otlp-proto-grpc" if protocol == "grpc" else '"leasehold[otlp]"'
     other = " It can also send over http/protobuf: OTEL_EXPORTER_OTLP_PROTOCOL." if protocol == "grpc" else ""
     return InvalidCommand(
-        f"{variable} is otlp over {protocol}, and a library for that is not installed ({error.name}).",
+        f"{variable} is otlp over {protocol}, and a library for that is not installed ({library}).",
         field=variable,
         hint=f"Install it: pip install {package}.{other} Or switch it off: {variable}=none.",
     )

@@ -52,11 +52,12 @@ _LIMITS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """Where traces, or metrics, go; `endpoint` is for people, without anything secret."""
+    """Where traces, or metrics, go; `endpoint` is for people, without anything secret, and `variable` asks for it."""
 
     exporters: tuple[Exporter, ...]
     protocol: Protocol
     endpoint: str
+    variable: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,13 +139,13 @@ def _signal(given: Mapping[str, str], name: SignalName) -> Signal | None:
     takes = _one_of("http/protobuf", "grpc")
     protocol = _read(given, "OTEL_EXPORTER_OTLP_PROTOCOL", takes, default="http/protobuf")
     protocol = cast("Protocol", _read(given, f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL", takes, default=protocol))
-    endpoint = _DEFAULT_ENDPOINTS[protocol]
+    endpoint, asking = _DEFAULT_ENDPOINTS[protocol], f"OTEL_{name}_EXPORTER"
     for variable in (shared, own):
         if variable in given:
-            endpoint = _endpoint(variable, given[variable], protocol)
+            endpoint, asking = _endpoint(variable, given[variable], protocol), variable
     for setting in ("HEADERS", "TIMEOUT", "COMPRESSION"):
         _check_delivery(given, f"OTEL_EXPORTER_OTLP_{name}_{setting}")
-    return Signal(exporters=found, protocol=protocol, endpoint=endpoint)
+    return Signal(exporters=found, protocol=protocol, endpoint=endpoint, variable=asking)
 
 
 # -- single values ----------------------------------------------------------------------------------------------------

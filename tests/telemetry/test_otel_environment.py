@@ -30,14 +30,29 @@ def test_an_endpoint_is_for_both_signals_and_each_may_differ() -> None:
         }
     )
 
-    assert found.traces == Signal(exporters=("otlp",), protocol="http/protobuf", endpoint="http://collector:4318")
-    assert found.metrics == Signal(exporters=("otlp",), protocol="grpc", endpoint="http://metrics:4317")
+    assert found.traces == Signal(
+        exporters=("otlp",),
+        protocol="http/protobuf",
+        endpoint="http://collector:4318",
+        variable="OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
+    assert found.metrics == Signal(
+        exporters=("otlp",),
+        protocol="grpc",
+        endpoint="http://metrics:4317",
+        variable="OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    )
 
 
 def test_an_exporter_alone_sends_to_this_machine() -> None:
     found = read_environment({"OTEL_TRACES_EXPORTER": "otlp,console", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 
-    assert found.traces == Signal(exporters=("otlp", "console"), protocol="grpc", endpoint="http://localhost:4317")
+    assert found.traces == Signal(
+        exporters=("otlp", "console"),
+        protocol="grpc",
+        endpoint="http://localhost:4317",
+        variable="OTEL_TRACES_EXPORTER",
+    )
     assert found.metrics is None
 
 
