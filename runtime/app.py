@@ -37,7 +37,9 @@ class App:
     say how often plugins are tried.
 
     With `LEASEHOLD_CAPTURE_PAYLOADS` traces have payloads in them; `redact(name, value)` is given each one first, as
-    JSON under a name like "stage.input", and returns what of it may be recorded (None: nothing).
+    JSON, and returns what of it may be recorded (None: nothing). The name is "run.input" (the run's input, which is
+    recorded on the span of every stage's body), "stage.config" (what the run has configured for the stage),
+    "stage.output" (what a body or a check returned) or "stage.state" (with what a body suspended its stage).
 
     `blob_store` makes the place for large payloads, artifacts and `ctx.storage` when it is one of your own; it is made
     like a service, but in every process of the app, also in a `Client`. Without one, that is `LEASEHOLD_BLOB_URL`, or

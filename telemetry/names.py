@@ -35,6 +35,7 @@ __all__ = [
     "OLDEST_RUNNABLE_AGE",
     "OUTBOX_LAG",
     "OUTCOME",
+    "PAYLOADS",
     "ROWS",
     "RUN",
     "RUNS_CANCELLED",
@@ -66,6 +67,7 @@ __all__ = [
     "WORKFLOW_VERSION",
     "Attribute",
     "MetricName",
+    "PayloadName",
     "SpanName",
 ]
 
@@ -96,6 +98,16 @@ STAGE_CONFIG = "leasehold.stage.config"
 STAGE_OUTPUT = "leasehold.stage.output"
 STAGE_STATE = "leasehold.stage.state"
 
+PayloadName = Literal["run.input", "stage.config", "stage.output", "stage.state"]
+"""What a payload is, to whoever redacts it; its attribute is called the same, after "leasehold."."""
+
+PAYLOADS: Mapping[PayloadName, str] = {
+    "run.input": "the run's input, on the span of every body",
+    "stage.config": "what the run has configured for the stage, on the span of its body",
+    "stage.output": "what a body, or a check that is ready, returned",
+    "stage.state": "the state with which a body suspended its stage",
+}
+
 ATTRIBUTES = (
     Attribute(RUN_ID, "string", "the run"),
     Attribute(WORKFLOW_ID, "string", "its workflow"),
@@ -106,12 +118,10 @@ ATTRIBUTES = (
     Attribute(SESSION_ID, "string", "the session of the process that did it"),
     Attribute(OUTCOME, "string", "how it ended, see the span"),
     Attribute(ROWS, "int", "how many appends one statement carried, of all runs"),
-    Attribute(
-        RUN_INPUT, "string", "with `LEASEHOLD_CAPTURE_PAYLOADS`: the run's input, as JSON, redacted and shortened"
-    ),
-    Attribute(STAGE_CONFIG, "string", "the same of what the run has configured for the stage"),
-    Attribute(STAGE_OUTPUT, "string", "the same of what a body, or a check, returned"),
-    Attribute(STAGE_STATE, "string", "the same of the state with which a stage was suspended"),
+    Attribute(RUN_INPUT, "string", f"if captured: {PAYLOADS['run.input']}"),
+    Attribute(STAGE_CONFIG, "string", f"if captured: {PAYLOADS['stage.config']}"),
+    Attribute(STAGE_OUTPUT, "string", f"if captured: {PAYLOADS['stage.output']}"),
+    Attribute(STAGE_STATE, "string", f"if captured: {PAYLOADS['stage.state']}"),
 )
 
 

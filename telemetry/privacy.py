@@ -10,16 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from telemetry.logs import EventLogger, get_logger
+from telemetry.names import PAYLOADS, PayloadName
 
 __all__ = ["NOTHING", "Privacy", "Redact"]
 
 logger: EventLogger = get_logger("leasehold.telemetry")
 
-Redact: TypeAlias = Callable[[str, Any], Any]
-"""Given what a payload is (such as "stage.input") and its value as JSON, what of it may be recorded; None: nothing."""
+Redact: TypeAlias = Callable[[PayloadName, Any], Any]
+"""Given what a payload is and its value as JSON, what of it may be recorded; None: nothing.
+
+"run.input" is the run's input, which is recorded on the span of every stage's body, and so seen once for each attempt;
+"stage.config" what the run has configured for the stage; "stage.output" what a body, or a check, returned; and
+"stage.state" the state with which a body suspended its stage.
+"""
 
 LENGTH_MAX = 8_192
 """Characters of a payload that are recorded: a trace is to be looked at, and its store has bounds of its own."""
@@ -35,10 +41,12 @@ class Privacy:
     def captured(self, name: str, payload: bytes) -> str | None:
         """The text to record of a payload (raw JSON), or None for nothing; never raises.
 
-        When the hook raises, nothing is recorded: what could not be redacted must not be shown.
+        `name` is a `PayloadName`. When the hook raises, nothing is recorded: what could not be redacted must not be
+        shown.
         """
         if not self.capture:
             return None
+        assert _is_payload_name(name), name
         if self.redact is None:
             return _shortened(payload.decode(errors="replace"))
         try:
@@ -52,6 +60,10 @@ class Privacy:
 
 NOTHING = Privacy()
 """Records no payload."""
+
+
+def _is_payload_name(name: str) -> TypeGuard[PayloadName]:
+    return name in PAYLOADS
 
 
 def _shortened(text: str) -> str:

@@ -50,7 +50,10 @@ Taken from an argument, else the environment, else `[tool.leasehold]` of the nea
 
 TRACES = f"""\
 One trace per run. Angle brackets stand for a variable word. A root span has these events of its history: \
-{", ".join(f"`{name}`" for name in names.RUN_EVENTS)}."""
+{", ".join(f"`{name}`" for name in names.RUN_EVENTS)}.
+
+Payloads are captured with `LEASEHOLD_CAPTURE_PAYLOADS`, as JSON, shortened. `App(redact=...)` is given each of them \
+first, with a name: {"; ".join(f"`{name}`, {meaning}" for name, meaning in names.PAYLOADS.items())}."""
 
 METRICS = """\
 No metric has an attribute without end, such as a run's id. For Prometheus dots become underscores, units are spelled

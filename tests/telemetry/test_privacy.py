@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from kernel import InvalidCommand
 from runtime import App
 from runtime.config import load_settings
+from telemetry import names
 from telemetry.privacy import LENGTH_MAX, NOTHING, Privacy
 
 PAYLOAD = b'{"name":"Ada","card":"4111"}'
@@ -21,12 +22,12 @@ def without_card(name: str, value: Any) -> Any:
 
 
 def test_nothing_is_recorded_unless_it_is_asked_for() -> None:
-    assert NOTHING.captured("stage.input", PAYLOAD) is None
-    assert Privacy(capture=False, redact=without_card).captured("stage.input", PAYLOAD) is None
+    assert NOTHING.captured("run.input", PAYLOAD) is None
+    assert Privacy(capture=False, redact=without_card).captured("run.input", PAYLOAD) is None
 
 
 def test_what_is_asked_for_is_recorded_as_it_is_stored() -> None:
-    assert Privacy(capture=True).captured("stage.input", PAYLOAD) == PAYLOAD.decode()
+    assert Privacy(capture=True).captured("run.input", PAYLOAD) == PAYLOAD.decode()
 
 
 def test_the_hook_sees_every_payload_with_its_name_and_says_what_is_kept() -> None:
@@ -34,13 +35,23 @@ def test_the_hook_sees_every_payload_with_its_name_and_says_what_is_kept() -> No
 
     def redact(name: str, value: Any) -> Any:
         seen.append((name, value))
-        return without_card(name, value) if name == "stage.input" else None
+        return without_card(name, value) if name == "run.input" else None
 
     privacy = Privacy(capture=True, redact=redact)
 
-    assert json.loads(privacy.captured("stage.input", PAYLOAD) or "") == {"name": "Ada"}
+    assert json.loads(privacy.captured("run.input", PAYLOAD) or "") == {"name": "Ada"}
     assert privacy.captured("stage.output", b"[1]") is None
-    assert seen == [("stage.input", {"name": "Ada", "card": "4111"}), ("stage.output", [1])]
+    assert seen == [("run.input", {"name": "Ada", "card": "4111"}), ("stage.output", [1])]
+
+
+def test_the_hook_is_told_the_names_of_the_attributes_without_their_prefix() -> None:
+    assert set(get_args(names.PayloadName)) == set(names.PAYLOADS)
+    assert {f"{names.SCOPE}.{name}" for name in names.PAYLOADS} == {
+        names.RUN_INPUT,
+        names.STAGE_CONFIG,
+        names.STAGE_OUTPUT,
+        names.STAGE_STATE,
+    }
 
 
 def test_what_could_not_be_redacted_is_not_recorded_and_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
@@ -48,13 +59,13 @@ def test_what_could_not_be_redacted_is_not_recorded_and_not_quoted(caplog: pytes
         raise KeyError(value["card"])
 
     with caplog.at_level(logging.WARNING):
-        assert Privacy(capture=True, redact=stumble).captured("stage.input", PAYLOAD) is None
+        assert Privacy(capture=True, redact=stumble).captured("run.input", PAYLOAD) is None
 
-    assert caplog.messages == ["payload.not_redacted payload=stage.input error=KeyError"]
+    assert caplog.messages == ["payload.not_redacted payload=run.input error=KeyError"]
 
 
 def test_a_long_payload_is_cut() -> None:
-    recorded = Privacy(capture=True).captured("stage.input", b'"' + b"x" * 2 * LENGTH_MAX + b'"')
+    recorded = Privacy(capture=True).captured("run.input", b'"' + b"x" * 2 * LENGTH_MAX + b'"')
 
     assert recorded is not None
     assert (len(recorded), recorded[-1]) == (LENGTH_MAX, "…")

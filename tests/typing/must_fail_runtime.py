@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel
 
 from kernel import CancelRun, CreateRunResult, Decision
@@ -21,6 +23,14 @@ async def start_with_the_wrong_input(supervisor: Supervisor) -> None:
 
 def keep_blobs_in_something_else() -> App:
     return App(workflows=[documents], blob_store=dict)  # E
+
+
+def redact_what_is_never_recorded(name: Literal["stage.input"], value: object) -> object:
+    return value if name else None
+
+
+def redact() -> App:
+    return App(workflows=[documents], redact=redact_what_is_never_recorded)  # E
 
 
 async def expect_another_output(client: Client, run: RunHandle[Report]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, assert_type
+from typing import Any, assert_never, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -35,6 +35,7 @@ from kernel import (
 )
 from runtime import App, Client, Page, RunHandle, RunInfo, Supervisor, run_and_wait
 from runtime.testing import Finished, run_workflow
+from telemetry.names import PayloadName
 
 
 class Doc(BaseModel):
@@ -63,7 +64,18 @@ documents = WorkflowBuilder("documents", input=Doc, output=Report).pipe(count).b
 nightly = WorkflowBuilder("nightly", output=Report).pipe(nightly_stage).build()
 assert_type(documents, Workflow[Doc, Report])
 
-app = App(workflows=[documents, nightly], services={"http": dict[str, str]})
+
+def redact(name: PayloadName, value: Any) -> Any:
+    match name:
+        case "run.input" | "stage.config":
+            return None
+        case "stage.output" | "stage.state":
+            return value
+        case _:
+            assert_never(name)
+
+
+app = App(workflows=[documents, nightly], services={"http": dict[str, str]}, redact=redact)
 
 
 @plugin("audit", on=["run.completed"])
