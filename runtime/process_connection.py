@@ -41,6 +41,8 @@ class Connection:
         os.set_inheritable(descriptor, False)
         self._socket = socket.socket(fileno=descriptor)
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.parent_exports = False
+        """Whether the parent sends telemetry as this process would; known with the first job."""
         self._lock = threading.Lock()
         self._cancelled: str | None = None
         self._on_cancel: Callable[[], None] | None = None
@@ -129,6 +131,7 @@ class Connection:
                 match frame.kind:
                     case "hello":
                         _see_as_the_parent_does(frame)
+                        self.parent_exports = frame.header["exports"]
                     case "run":
                         self.jobs.put(read_job(frame))
                     case "cancel":

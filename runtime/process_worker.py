@@ -281,7 +281,7 @@ def main(descriptor: int) -> None:
     surroundings: _Surroundings | None = None
     for count, job in enumerate(iter(connection.jobs.get, None), start=1):
         # Its threads belong to the surroundings, not to the first body.
-        remote.prepare(job.traceparent)
+        remote.prepare(job.traceparent, told_by_parent=connection.parent_exports)
         surroundings = surroundings or _Surroundings()
         connection.begin(job.token)
         with log_fields(**job.log_ids), remote.within(job.traceparent):

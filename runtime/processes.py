@@ -30,6 +30,7 @@ from kernel.ports.executor import BodyCompleted
 from runtime.bodies import AttemptPort
 from runtime.frames import Frame, FrameReader, NotAFrame
 from runtime.process_messages import Answer, Job, job_frame, read_answer
+from telemetry import remote
 from telemetry.logs import configured_logging
 
 __all__ = ["ProcessPool"]
@@ -258,8 +259,16 @@ async def _start() -> _Worker:
 
 
 def _surroundings() -> dict[str, object]:
-    """What the child takes over: where modules are found, and how lines of log are written, when that is our say."""
-    return {"path": sys.path, "pythonpath": os.environ.get("PYTHONPATH"), "logging": configured_logging()}
+    """What the child takes over: where modules are found, and how lines of log are written, when that is our say.
+
+    It is told as well whether we export, because it then need not say of a collector what we do.
+    """
+    return {
+        "path": sys.path,
+        "pythonpath": os.environ.get("PYTHONPATH"),
+        "logging": configured_logging(),
+        "exports": remote.is_exporting(),
+    }
 
 
 def _environment() -> dict[str, str]:

@@ -68,9 +68,12 @@ class Deliveries:
 
     Spans that find no room while the collector takes all that it is sent are said with their number, every ten seconds
     at most and at the end. While it takes nothing, they are lost with the rest of that outage.
+
+    With `told_by_parent` nothing is said of collectors: the parent process sends to the same ones, and says it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, told_by_parent: bool = False) -> None:
+        self._told_by_parent = told_by_parent
         self._lock = threading.Lock()
         self._failing: dict[tuple[str, str], float] = {}
         self._worked_at: dict[tuple[str, str], float] = {}
@@ -109,6 +112,8 @@ class Deliveries:
             if since is None or any(other == endpoint for other, _ in self._failing):
                 return
             said_at, lost = self._said_at.pop(endpoint, now), self._lost.pop(endpoint, 0)
+        if self._told_by_parent:
+            return
         logger.info("telemetry.recovered", endpoint=endpoint, after_s=round(now - min(since, said_at), 1), lost=lost)
 
     def failed(self, endpoint: str, signal: str, *, lost: int = 0, error: Exception | None = None) -> None:
@@ -155,6 +160,8 @@ class Deliveries:
             self._dropped += 1
 
     def _say(self, endpoint: str, signal: str, reason: str) -> None:
+        if self._told_by_parent:
+            return
         # The system's own word, if it had one, is at the end of a long story. An address may have a token in its query.
         reason = (
             found[1].strip()

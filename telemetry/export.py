@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from telemetry.histograms import HistogramFeed
 
-__all__ = ["check_libraries", "configure_export", "flush", "shutdown"]
+__all__ = ["check_libraries", "configure_export", "flush", "is_exporting", "shutdown"]
 
 LEAVE_S = 3.0
 """How long the end of a process may wait for its last spans to be sent."""
@@ -68,11 +68,19 @@ class _Exporting:
 _exporting: _Exporting | None = None
 
 
-def configure_export(*, prometheus: tuple[str, int] | None = None, worker: int | None = None) -> bool:
+def is_exporting() -> bool:
+    """Whether this process has been set up, and has not been shut down."""
+    return _exporting is not None
+
+
+def configure_export(
+    *, prometheus: tuple[str, int] | None = None, worker: int | None = None, told_by_parent: bool = False
+) -> bool:
     """Export as the process's OTEL_* variables say; returns whether anything is. Only the first call has an effect.
 
     `prometheus` is a host and a port on which metrics are served as text besides; `worker` is our number among those
-    that serve theirs beside us, for the error that says whose port cannot be had.
+    that serve theirs beside us, for the error that says whose port cannot be had. With `told_by_parent` nothing is said
+    of collectors that are away: this is the child of a process that sends to the same ones.
     Raises: InvalidCommand, naming the variable: a value that cannot be used, or one that needs an extra.
     """
     global _exporting  # noqa: PLW0603 - OpenTelemetry's providers are the process's, and so is this
@@ -81,7 +89,7 @@ def configure_export(*, prometheus: tuple[str, int] | None = None, worker: int |
     environment = read_environment(os.environ, serves_metrics=prometheus is not None)
     if environment.traces is None and environment.metrics is None and prometheus is None:
         return False
-    exporting = _Exporting(deliveries=Deliveries())
+    exporting = _Exporting(deliveries=Deliveries(told_by_parent=told_by_parent))
     try:
         resource = _resource(environment)
         if environment.traces is not None:

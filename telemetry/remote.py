@@ -1,6 +1,7 @@
 """The current span, handed to a child interpreter, so that what user code does there nests under its body.
 
 The child exports by itself, as the standard OTEL_* variables that it inherits say; without them it only knows the span.
+A collector that is away is away for the parent too, and it is the parent who says so, if it exports.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from kernel.errors import InvalidCommand
 from telemetry.run_trace import Traceparent, parse_traceparent
 
-__all__ = ["current_traceparent", "leave", "prepare", "within"]
+__all__ = ["current_traceparent", "is_exporting", "leave", "prepare", "within"]
 
 
 def current_traceparent() -> str | None:
@@ -25,15 +26,24 @@ def current_traceparent() -> str | None:
     return None if found is None else str(Traceparent(found.trace_id, found.span_id, found.sampled))
 
 
-def prepare(traceparent: str | None) -> None:
-    """In a child: set up sending, before the first body of a sampled run. What is wrong with it the parent has said."""
+def is_exporting() -> bool:
+    """In a parent: whether it sends by the same variables as its children."""
+    export = sys.modules.get("telemetry.export")
+    return export is not None and bool(export.is_exporting())
+
+
+def prepare(traceparent: str | None, *, told_by_parent: bool = False) -> None:
+    """In a child: set up sending, before the first body of a sampled run. What is wrong with it the parent has said.
+
+    With `told_by_parent` that is also so of a collector that is away.
+    """
     found = None if traceparent is None else parse_traceparent(traceparent)
     if found is None or not found.sampled or "telemetry.export" in sys.modules:
         return
     from telemetry.export import configure_export
 
     with suppress(InvalidCommand):
-        configure_export()
+        configure_export(told_by_parent=told_by_parent)
 
 
 def leave(timeout_s: float | None = None) -> None:

@@ -45,10 +45,17 @@ def environment(variables: dict[str, str]) -> dict[str, str]:
     return {**ours, **variables}
 
 
-def run(variables: dict[str, str], runs: int = 2) -> tuple[dict[str, float], list[dict[str, str]]]:
+def run(
+    variables: dict[str, str], runs: int = 2, *, program: list[str] | None = None
+) -> tuple[dict[str, float], list[dict[str, str]]]:
     """What the program says at its end, and its log."""
     answer = subprocess.run(
-        [*PROGRAM, str(runs)], cwd=ROOT, env=environment(variables), capture_output=True, text=True, check=False
+        program or [*PROGRAM, str(runs)],
+        cwd=ROOT,
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout.splitlines()[-1]), [json.loads(line) for line in answer.stderr.splitlines()]
@@ -109,6 +116,19 @@ def test_a_collector_that_takes_nothing_is_one_warning_and_no_more(
     assert of_telemetry(log) == ["telemetry.unreachable"]
     [warning] = [line for line in log if line["event"] == "telemetry.unreachable"]
     assert warning["endpoint"] in {receiver.http_endpoint, receiver.grpc_endpoint}
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_collector_that_is_away_is_one_warning_also_with_child_interpreters(
+    receiver: OtlpReceiver, embedded: object
+) -> None:
+    receiver.become(Mode.REFUSE)
+
+    text = f"from tests.telemetry.exporting_children import *; leave_after_one_run(embedded={embedded})"
+    ended, log = run({**over("http/protobuf", receiver), **QUICK}, program=[sys.executable, "-c", text])
+
+    assert ended["sampled"] is True
+    assert of_telemetry(log) == ["telemetry.unreachable"]
 
 
 def test_spans_that_find_no_room_are_said_with_their_number_by_a_log_line_and_a_metric(receiver: OtlpReceiver) -> None:
