@@ -93,6 +93,8 @@ class JobWorker:
         self._served = served
         self._tasks: anyio.abc.TaskGroup | None = None
         self._running: dict[JobLease, anyio.CancelScope] = {}
+        # Those that the last look found leased to nobody here.
+        self._missed: set[JobLease] = set()
         self._draining = False
         self._about_until = 0.0
         self._take_wanted = False
@@ -207,11 +209,14 @@ class JobWorker:
         before = set(self._running)
         held = {job.lease for job in await self._jobs.held_by(session_id)}
         self._looked_at = anyio.current_time()
-        for lease in before - held:
-            scope = self._running.get(lease)
-            if scope is not None:
+        # Not at the first look: perhaps its end has been recorded just now, and the answer is on its way.
+        missed, self._missed = self._missed, before - held
+        for lease in self._missed & self._running.keys():
+            scope = self._running[lease]
+            if lease in missed and not scope.cancel_called:
                 logger.info("job.withdrawn", run_id=lease.run_id, stage_id=lease.stage_id)
                 scope.cancel()
+            self._look_wanted = self._look_wanted or not scope.cancel_called
         for lease in held - before - self._running.keys():
             # Such as one that was taken although the answer was lost.
             await give_up_job(lease, self._kernel, session_id=session_id)

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from adapters.memory import MemoryBlobStore, MemoryPersistence
 from adapters.system import RandomIds, SystemClock
 from kernel import Unavailable, Workflow
-from kernel.ports.persistence import Beat, Heartbeat
+from kernel.ports.persistence import Append, Beat, Heartbeat
 from runtime import App, Client, ServerlessHost, Settings, Supervisor
 from runtime.actor import Wait
 from runtime.bootstrap import Storage, open_storage
@@ -97,6 +97,26 @@ async def until(fact: Callable[[], T | Awaitable[T]], *, within_s: float = WAIT_
             if found:
                 return found
             await anyio.sleep(0.002)
+
+
+class LateAnswers:
+    """A store in memory that does what it is asked for at once, and answers appends when it is told to."""
+
+    def __init__(self) -> None:
+        self._store = MemoryPersistence(SystemClock())
+        self.late = False
+        self.stored = anyio.Event()
+        self.answer = anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def append(self, append: Append) -> None:
+        late, self.late = self.late, False
+        await self._store.append(append)
+        if late:
+            self.stored.set()
+            await self.answer.wait()
 
 
 class BreakableStore:

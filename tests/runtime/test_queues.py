@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import LogCapture
 
 from kernel import RetryPolicy, RunCancelled, RunFailed
 from kernel.commands.reap_stale_leases import ReapStaleLeases
@@ -16,7 +17,7 @@ from runtime import App
 from runtime.bootstrap import Storage
 from tests.conftest import execute
 from tests.runtime.queues import Gates, gated, plain, side_by_side
-from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
+from tests.runtime.shared_store import BreakableStore, LateAnswers, SharedStore, in_memory, until
 
 pytestmark = pytest.mark.anyio
 
@@ -274,6 +275,29 @@ async def test_a_zombie_worker_s_result_is_discarded(store: SharedStore) -> None
         history = await run.history()
         assert [event.type for event in history].count("stage.completed") == 3
         assert [event.cause for event in history if event.type == "stage.retrying"] == ["lost"]
+
+
+async def test_a_job_that_has_ended_is_not_withdrawn_while_the_answer_is_on_its_way(log: LogCapture) -> None:
+    gates = Gates()
+    workflow = gated(gates)
+    store = LateAnswers()
+    async with in_memory(store).supervisor(workflow, queues=("default", "gpu")) as supervisor:
+        run = await supervisor.start(workflow, 1)
+        await until(lambda: gates.entered)
+        store.late = True
+        gates.open("render")
+        await store.stored.wait()
+        # It looks which of its jobs are still leased to it, as after any hint.
+        worker = supervisor._jobs_here
+        looked_at = worker._looked_at
+        worker.hinted()
+        await until(lambda: worker._looked_at > looked_at)
+        store.answer.set()
+        assert await run.result(timeout=20) == 25
+        await until(lambda: not worker.running)
+        assert worker.processed == 1
+
+    assert not [entry for entry in log.entries if entry["event"] == "job.withdrawn"]
 
 
 async def lose(store: SharedStore, owner: Any, held: Any) -> None:
