@@ -337,6 +337,7 @@ class Client:
         statement is one. Raises besides: IdempotencyInProgress, when another transaction took the key first.
 
         The run's trace continues that of the caller's current span, or of `trace_context`: W3C headers, `traceparent`.
+        One that is not valid is passed over, as W3C demands of whoever is sent one; `tracestate` is not used.
         Raises: WorkflowNotFound, InvalidInput, InvalidConfig, IdempotencyKeyReused, PayloadRefused, Unavailable.
         """
         definition = None if isinstance(workflow, str) else workflow

@@ -30,6 +30,7 @@ from runtime.actor import SUSPECT_LOSSES
 from runtime.job_attempt import attempt_job, give_up_job, hand_back_job, new_tokens
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
+from telemetry.scope import watch_work
 
 __all__ = ["JobHost", "JobWorker"]
 
@@ -270,6 +271,7 @@ class JobWorker:
 
     async def _work(self, job: LeasedJob, session_id: str, scope: anyio.CancelScope) -> None:
         bind_run(job.lease.run_id, session_id=session_id)
+        watch_work(session_id, lost=lambda: job.lease not in self._running)
         # Shielded, because whoever cancels the embedding program must not take a job away before it is handed back.
         with anyio.CancelScope(shield=True):
             suspect = job.lost >= SUSPECT_LOSSES

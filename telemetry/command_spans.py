@@ -6,7 +6,7 @@ history its handler read. Its id is drawn beforehand, so that what happens insid
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +75,11 @@ class CommandSpans:
         if carrier is None:
             # Asked before anything is made for the run, because it is the answer for nearly every one. Nobody needs to
             # be told: who drives a run of which the task that created it has no word knows that it is not sampled.
-            if not self._tracing.samples(run_id, command.workflow_id):
+            sampled = self._tracing.samples(run_id, command.workflow_id)
+            # Stored is only what nobody else would come to by asking again.
+            if not sampled and self._tracing.spans.repeatable:
                 return handle(command)
-            carrier = {"traceparent": str(Traceparent(own_trace_id(run_id), root_id(run_id), sampled=True))}
+            carrier = {"traceparent": str(Traceparent(own_trace_id(run_id), root_id(run_id), sampled))}
         command = replace(command, trace_context=carrier, root_span_id=f"{root_id(run_id):016x}")
         trace = run_trace(
             run_id,
@@ -109,20 +111,33 @@ class CommandSpans:
         token = command.token if isinstance(command, ExecuteJob) else None
         span_id = self._tracing.spans.new_id() if token is None else attempt_ids(token)[0]
         scope.run_id = run_id
-        scope.command = SpanRef(0 if caller is None else caller.trace_id, span_id)
+        scope.command = SpanRef(0 if caller is None or isinstance(command, ExecuteJob) else caller.trace_id, span_id)
         before = SCOPE.set(scope)
         try:
             result = await handle(command)
         except BaseException as error:
-            # What a lease that is lost had in flight is told by whoever takes the run over.
-            if not (isinstance(error, LeaseLost) or scope.lost()):
+            if not (isinstance(error, LeaseLost) or await self._is_for_others(command, scope)):
                 self._send(command, scope, _raised(error, run_id), caller, start_ns)
+            # It may have ended a run before it was interrupted.
+            await self._tracing.send_roots(scope)
             raise
         finally:
             SCOPE.reset(before)
-        self._send(command, scope, _returned(result, run_id), caller, start_ns)
+        ghost = isinstance(result, ExecuteJobResult) and result.ghost
+        if not (ghost and await self._is_for_others(command, scope)):
+            self._send(command, scope, _returned(result, run_id), caller, start_ns)
         await self._tracing.send_roots(scope)
         return result
+
+    async def _is_for_others(self, command: Command[Any], scope: Scope) -> bool:
+        """Whether somebody else tells of an attempt that did not end here: whoever has recorded, or will, its loss."""
+        if scope.lost():
+            return True
+        run_id = scope.run_id
+        if not isinstance(command, ExecuteJob) or command.token is None or run_id is None:
+            return False
+        known = scope.runs.get(run_id)
+        return known is not None and known.sampled and await self._tracing.is_lost(run_id, command.token)
 
     def _send(self, command: Command[Any], scope: Scope, ended: _Ended, caller: SpanRef | None, start_ns: int) -> None:
         try:
@@ -136,22 +151,29 @@ class CommandSpans:
         for body in scope.bodies:
             body.span.set_attribute(names.OUTCOME, ended.outcome)
             end_span(body.span, end_ns=body.end_ns, failure=body.failure)
+        runs = scope.runs
         if isinstance(command, CreateRun) and not scope.born:
             # It was refused, or an earlier run answers to the key: nobody will send a root of the one that was minted.
-            # Of one in a transaction of the caller's nobody knows yet.
-            scope.runs.clear()
-        trace = None if ended.run_id is None else scope.runs.get(ended.run_id)
-        parent, links = _place(scope, trace, caller)
-        if parent is None and not links:
-            return
+            # Of one in a transaction of the caller's nobody knows yet, nor of one whose creator was interrupted; who
+            # drives that shares this scope, so nothing is taken out of it.
+            runs = {}
+        trace = None if ended.run_id is None else runs.get(ended.run_id)
+        parent, links = _place(command, scope.over, runs, trace, caller)
         assert scope.command is not None
+        span_id = scope.command.span_id
+        if ended.outcome == "superseded" and not scope.bodies:
+            # Such as a message that was delivered twice: the id belongs to the attempt that its token has.
+            span_id = self._tracing.spans.new_id()
+        if parent is None and not links:
+            scope.command = None
+            return
         if trace is not None and parent == SpanRef(trace.trace_id, trace.span_id):
             # A root covers its children, and a run exists from the moment that it was decided to.
             start_ns = max(start_ns, to_ns(trace.began_at))
         span = self._tracing.spans.start(
             command.type,
             trace_id=None if parent is None else parent.trace_id,
-            span_id=scope.command.span_id,
+            span_id=span_id,
             parent_id=None if parent is None else parent.span_id,
             start_ns=start_ns,
             attributes={
@@ -164,15 +186,29 @@ class CommandSpans:
         end_span(span, end_ns=max(self._tracing.now_ns(), start_ns), failure=ended.failure)
 
 
-def _place(scope: Scope, trace: RunTrace | None, caller: SpanRef | None) -> tuple[SpanRef | None, Sequence[SpanRef]]:
+def _place(
+    command: Command[Any],
+    over: Collection[str],
+    runs: Mapping[str, RunTrace],
+    trace: RunTrace | None,
+    caller: SpanRef | None,
+) -> tuple[SpanRef | None, Sequence[SpanRef]]:
     """The parent of a command's span and what it is linked to; neither, when nobody samples it."""
     if trace is None:
         # A command of no run in particular, such as a sweep, is a trace of its own when it met any that is sampled.
-        return caller, [SpanRef(run.trace_id, run.span_id) for run in scope.runs.values() if run.sampled]
+        return caller, [SpanRef(run.trace_id, run.span_id) for run in runs.values() if run.sampled]
     root = SpanRef(trace.trace_id, trace.span_id)
+    if isinstance(command, ExecuteJob):
+        # Always in its run's trace, because its body is; whose request it was executed in is a link.
+        if not trace.sampled:
+            return None, ()
+        return root, () if caller is None or caller.trace_id == trace.trace_id else (caller,)
     if caller is not None:
         return caller, () if caller.trace_id == trace.trace_id or not trace.sampled else (root,)
-    return (root, ()) if trace.sampled else (None, ())
+    if not trace.sampled:
+        return None, ()
+    # A root covers its children, so what came after the end can only be linked to it.
+    return (None, (root,)) if trace.run_id in over else (root, ())
 
 
 def _returned(result: object, run_id: str | None) -> _Ended:

@@ -222,7 +222,7 @@ def _tracer_provider(
             _watch_spans(exporter, signal, exporting)
         else:
             exporter = ConsoleSpanExporter(out=sys.stderr)
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=environment.span_delay_ms))
     trace.set_tracer_provider(provider)
     return provider
 

@@ -60,12 +60,18 @@ class Signal:
     variable: str
 
 
+SPAN_DELAY = "OTEL_BSP_SCHEDULE_DELAY"
+SPAN_DELAY_MS = 1000
+"""Instead of the SDK's five seconds: what has ended and is not sent yet is lost with a process that is killed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtelEnvironment:
     """What the variables ask for. A signal that is None is not exported.
 
-    `sampler_ratio` is the argument of the samplers that take one. Other settings (headers, timeouts, certificates, the
-    sizes of batches) the SDK and its exporters read by themselves; here they are only checked.
+    `sampler_ratio` is the argument of the samplers that take one, `span_delay_ms` how long ended spans wait to be sent
+    together. Other settings (headers, timeouts, certificates, the sizes of batches) the SDK and its exporters read by
+    themselves; here they are only checked.
     """
 
     traces: Signal | None
@@ -74,6 +80,7 @@ class OtelEnvironment:
     sampler_ratio: float
     service_name: str | None
     metric_deltas: bool
+    span_delay_ms: int
 
 
 def read_environment(environ: Mapping[str, str], *, serves_metrics: bool = False) -> OtelEnvironment:
@@ -125,6 +132,7 @@ def read_environment(environ: Mapping[str, str], *, serves_metrics: bool = False
         sampler_ratio=ratio,
         service_name=given.get("OTEL_SERVICE_NAME"),
         metric_deltas=deltas,
+        span_delay_ms=_read(given, SPAN_DELAY, _count, default=SPAN_DELAY_MS),
     )
 
 
@@ -314,8 +322,7 @@ def _pairs(value: str) -> None:
 
 def _check_batches(given: Mapping[str, str]) -> None:
     size, queue = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_MAX_QUEUE_SIZE"
-    for name in ("OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT"):
-        _read(given, name, _count, default=0)
+    _read(given, "OTEL_BSP_EXPORT_TIMEOUT", _count, default=0)
     sizes = {name: _read(given, name, _count, default=default) for name, default in ((size, 512), (queue, 2048))}
     if sizes[size] > sizes[queue]:
         raise InvalidCommand(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telemetry.run_trace import RunTrace
     from telemetry.spans import Failure, SpanRef
 
-__all__ = ["SCOPE", "Body", "Scope", "never"]
+__all__ = ["SCOPE", "Body", "Scope", "never", "watch_work"]
 
 
 @dataclass(slots=True)
@@ -43,7 +43,8 @@ class Scope:
     `command` is the span of the command, `run_id` the run that it is about (None for one of no run in particular), and
     `attempt` what its span says of the attempt that it executed. `ended` has the append that ended a run, `eventful`
     the runs of whose history the root has something to tell, `links` the commands that wait for a run's next append.
-    `lost` says whether the lease under which all this happens is lost, `born` whether a run was created.
+    `lost` says whether the lease under which all this happens is lost, `born` whether a run was created, `over` which
+    runs had ended before.
     """
 
     runs: dict[str, RunTrace] = field(default_factory=dict["str", "RunTrace"])
@@ -53,6 +54,7 @@ class Scope:
     session_id: str | None = None
     lost: Callable[[], bool] = never
     born: bool = False
+    over: set[str] = field(default_factory=set[str])
     ended: dict[str, Append] = field(default_factory=dict[str, Append])
     eventful: set[str] = field(default_factory=set[str])
     links: dict[str, dict[SpanRef, None]] = field(default_factory=dict["str", "dict[SpanRef, None]"])
@@ -60,3 +62,8 @@ class Scope:
 
 
 SCOPE: ContextVar[Scope | None] = ContextVar("leasehold_scope", default=None)
+
+
+def watch_work(session_id: str, *, lost: Callable[[], bool]) -> None:
+    """For the rest of the task: this session works in it; `lost` says whether nothing counts any more."""
+    SCOPE.set(Scope(session_id=session_id, lost=lost))

@@ -6,6 +6,7 @@ project's own tracer is given ids and asked to record; span processors, exporter
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,24 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    StaticSampler,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from telemetry.faults import passed_over
-from telemetry.names import SCOPE
+from telemetry.names import RUN, SCOPE
 from telemetry.run_trace import own_trace_id, root_id
 
 __all__ = ["Failure", "SpanRef", "Spans", "context_of", "current_ref", "end_span", "own_root_context"]
+
+BUILT_IN = re.compile(r"(?:ParentBased\{root:)?(AlwaysOnSampler|AlwaysOffSampler|TraceIdRatioBased\{(.+?)\})")
+"""How the samplers of the SDK describe themselves (OpenTelemetry specification, Trace SDK, Built-in samplers)."""
 
 AttributeValue = str | int | float | bool | Sequence[str]
 
@@ -56,16 +67,21 @@ class Spans:
             raise TypeError(f"{type(tracer).__name__} is not a tracer of the OpenTelemetry SDK.")
         self._tracer = tracer
         self._sampler = provider.sampler
+        self._bound = _bound_of(self._sampler)
+        self.repeatable: bool = self._bound is not None
+        """Whether the sampler gives the same answer about a trace whoever asks, and however often."""
         # A provider has one tracer for a scope, which several of these may share.
         given = tracer.id_generator
         self._ids = given if isinstance(given, _GivenIds) else _GivenIds()
         tracer.id_generator = self._ids
         tracer.sampler = ALWAYS_ON
 
-    def decide(self, trace_id: int, name: str) -> bool:
-        """Whether the program's sampler wants a trace that begins with a span of this name."""
+    def decide(self, trace_id: int, workflow_id: str) -> bool:
+        """Whether the program's sampler wants a trace that begins with a run of this workflow."""
+        if self._bound is not None:
+            return trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
         try:
-            found = self._sampler.should_sample(Context(), trace_id, name, SpanKind.INTERNAL, {}, ())
+            found = self._sampler.should_sample(Context(), trace_id, RUN.of(workflow_id), SpanKind.INTERNAL, {}, ())
         except Exception as error:  # noqa: BLE001 - the program's own
             passed_over(error)
             return False
@@ -107,6 +123,24 @@ class Spans:
             return trace.INVALID_SPAN
 
 
+def _bound_of(sampler: Sampler) -> int | None:
+    """Below which trace ids begin that one of the SDK's samplers wants, so that it need not be asked; None for others.
+
+    To be asked is a fifth of what a run pays that might have been traced and is not.
+    """
+    if type(sampler) not in (ParentBased, StaticSampler, TraceIdRatioBased):
+        return None
+    try:
+        found = BUILT_IN.match(sampler.get_description())
+    except Exception as error:  # noqa: BLE001 - the program's own may be inside of it
+        passed_over(error)
+        return None
+    if found is None:
+        return None
+    rate = {"AlwaysOnSampler": 1.0, "AlwaysOffSampler": 0.0}.get(found[1])
+    return TraceIdRatioBased.get_bound_for_rate(float(found[2]) if rate is None else rate)
+
+
 class _GivenIds(RandomIdGenerator):
     """Gives out the ids of the next span, and random ones where none are given."""
 
@@ -142,7 +176,10 @@ def end_span(span: Span, *, end_ns: int, failure: Failure | None = None, at_ns: 
 
 def current_ref() -> SpanRef | None:
     """The current span of the caller, whoever made it; None when there is none."""
-    current = trace.get_current_span().get_span_context()
+    span = trace.get_current_span()
+    if span is trace.INVALID_SPAN:
+        return None
+    current = span.get_span_context()
     return SpanRef(current.trace_id, current.span_id, current.trace_flags.sampled) if current.is_valid else None
 
 
@@ -160,11 +197,15 @@ class _UnsampledRoot(NonRecordingSpan):
     """Its ids are derived when somebody asks: nearly every run has one of these, and most are never asked."""
 
     def __init__(self, run_id: str) -> None:
+        # Not that of the base class, which wants the ids.
         self._run_id = run_id
 
     def get_span_context(self) -> SpanContext:
         """The ids, which say that the run is not sampled."""
         return _span_context(SpanRef(own_trace_id(self._run_id), root_id(self._run_id), sampled=False))
+
+    def __repr__(self) -> str:
+        return f"NonRecordingSpan({self.get_span_context()!r})"
 
 
 def _span_context(ref: SpanRef) -> SpanContext:

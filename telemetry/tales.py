@@ -12,6 +12,7 @@ from datetime import datetime
 
 from kernel.errors import ErrorInfo
 from kernel.model.facts import (
+    CorruptHistory,
     Fact,
     RunOwnerChanged,
     RunRerun,
@@ -26,7 +27,16 @@ from telemetry import names
 from telemetry.failures import failure_of_info
 from telemetry.run_trace import RunTrace, after_rerun, to_ns
 
-__all__ = ["LostAttempt", "RootEvent", "is_eventful", "is_lossy", "lost_attempts", "present_trace", "root_events"]
+__all__ = [
+    "LostAttempt",
+    "RootEvent",
+    "is_eventful",
+    "is_loss_recorded",
+    "is_lossy",
+    "lost_attempts",
+    "present_trace",
+    "root_events",
+]
 
 EVENTFUL = tuple(f'"{name}"'.encode() for name in names.RUN_EVENTS)
 RERUN = b'"run.rerun"'
@@ -137,6 +147,14 @@ def lost_attempts(stored: StoredHistory, *, since_seq: int) -> list[LostAttempt]
                     )
                 )
     return found
+
+
+def is_loss_recorded(stored: StoredHistory, token: str) -> bool:
+    """Whether the attempt of this token is recorded as lost. Raises nothing; a history that cannot be read says yes."""
+    try:
+        return any(lost.token == token for lost in lost_attempts(stored, since_seq=0))
+    except CorruptHistory:
+        return True
 
 
 def _facts(stored: StoredHistory) -> Iterator[tuple[int, HistoryRow, Fact]]:

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from kernel.commands.execute_job import ExecuteJob
 from kernel.dispatch import Middleware
+from kernel.model.facts import CorruptHistory
 from kernel.ports.clock import Clock
 from kernel.ports.executor import Executor
 from kernel.ports.ids import Ids
@@ -39,7 +40,7 @@ from telemetry.privacy import NOTHING, Privacy
 from telemetry.run_trace import RunTrace, attempt_ids, own_trace_id, run_trace, to_ns
 from telemetry.scope import SCOPE, Scope
 from telemetry.spans import AttributeValue, SpanRef, Spans, context_of, end_span, own_root_context
-from telemetry.tales import RootEvent, is_eventful, lost_attempts, present_trace, root_events
+from telemetry.tales import RootEvent, is_eventful, is_loss_recorded, lost_attempts, present_trace, root_events
 from telemetry.watched_executor import WatchedExecutor
 from telemetry.watched_store import WatchedJournals, WatchedPersistence
 
@@ -50,8 +51,8 @@ logger: EventLogger = get_logger("leasehold.telemetry")
 
 Drive: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
-EVENTS_S = 2.0
-"""So long the end of a run's trace waits for its history."""
+LOOK_S = 2.0
+"""So long a trace waits for what the history says."""
 
 
 class Tracing:
@@ -92,7 +93,7 @@ class Tracing:
 
     def sample(self, trace_id: int, workflow_id: str) -> bool:
         """Whether the program's sampler wants the trace of a run that has no creator's span."""
-        return self.spans.decide(trace_id, names.RUN.of(workflow_id))
+        return self.spans.decide(trace_id, workflow_id)
 
     def samples(self, run_id: str, workflow_id: str) -> bool:
         """The same of a run of this id."""
@@ -114,8 +115,12 @@ class Tracing:
         run_id = stored.head.run_id
         trace = scope.runs.get(run_id) or self.trace_of(stored.head)
         scope.runs[run_id] = present_trace(trace, stored)
-        if trace.sampled and is_eventful(row.events for row in stored.rows):
+        if not trace.sampled:
+            return
+        if is_eventful(row.events for row in stored.rows):
             scope.eventful.add(run_id)
+        if stored.head.head.completed_at is not None:
+            scope.over.add(run_id)
 
     def attributes(self, trace: RunTrace, session_id: str | None) -> dict[str, AttributeValue]:
         """What every span of a run has."""
@@ -175,11 +180,11 @@ class Tracing:
 
     async def _events_of(self, trace: RunTrace) -> Sequence[RootEvent]:
         """What the root has to tell; nothing, if that cannot be read soon: the root is worth more than its events."""
+        stored = await self._looked_up(trace.run_id)
         try:
-            with anyio.fail_after(EVENTS_S, shield=True):
-                return root_events(await self.unwatched.load(trace.run_id, bodies=False), since=trace.began_at)
-        except Exception as error:  # noqa: BLE001 - see above
-            logger.warning("trace.incomplete", run_id=trace.run_id, error=f"{type(error).__name__}: {error}")
+            return () if stored is None else root_events(stored, since=trace.began_at)
+        except CorruptHistory as error:
+            passed_over(error)
             return ()
 
     def _send_root(self, trace: RunTrace, append: Append, session_id: str | None, events: Sequence[RootEvent]) -> None:
@@ -200,6 +205,28 @@ class Tracing:
             span.add_event(event.name, event.attributes, timestamp=event.at_ns)
         failure = None if head.error is None else failure_of_info(head.error.error)
         end_span(span, end_ns=max(self.now_ns(), ended_ns), failure=failure, at_ns=ended_ns)
+
+    async def has_landed(self, append: Append) -> bool:
+        """Whether this append, which ends its run, is stored; no, if that cannot be known soon. Raises nothing."""
+        stored = await self._looked_up(append.run_id)
+        return stored is not None and stored.head.head.completed_at == append.at
+
+    async def is_lost(self, run_id: str, token: str) -> bool:
+        """Whether the loss of this attempt has been recorded; yes, if that cannot be known soon.
+
+        A store that does not answer is the reason for which leases are lost. Raises nothing.
+        """
+        stored = await self._looked_up(run_id)
+        return stored is None or is_loss_recorded(stored, token)
+
+    async def _looked_up(self, run_id: str) -> StoredHistory | None:
+        """The history, also for a task that is being cancelled; None, if it cannot be had soon."""
+        try:
+            with anyio.fail_after(LOOK_S, shield=True):
+                return await self.unwatched.load(run_id, bodies=False)
+        except Exception as error:  # noqa: BLE001 - a trace is not worth more
+            logger.warning("trace.incomplete", run_id=run_id, error=f"{type(error).__name__}: {error}")
+            return None
 
     async def attempts_lost(self, append: Append, trace: RunTrace) -> None:
         """An append has recorded that attempts went down with their process: send the spans that it cannot send.

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
+
 from kernel.model.draft import Decision, Moment
 from kernel.model.run import RunState
 from kernel.model.stage import Body
@@ -29,6 +31,11 @@ __all__ = ["WatchedJournals", "WatchedPersistence"]
 logger: EventLogger = get_logger("leasehold.telemetry")
 
 R = TypeVar("R")
+
+
+def _ends(append: Append) -> bool:
+    # Whoever ends a run says so by its moment; what is appended to an ended run leaves that alone.
+    return append.head.completed_at == append.at
 
 
 class WatchedPersistence:
@@ -82,6 +89,11 @@ class WatchedPersistence:
         try:
             await self._store.append(append)
             done = True
+        except anyio.get_cancelled_exc_class():
+            # Whoever ends a run sends its root, also when its caller gives up before the answer.
+            if scope.command is not None and _ends(append) and await self._tracing.has_landed(append):
+                scope.ended[append.run_id] = append
+            raise
         finally:
             appends.answered(append, done=done)
         scope.born = scope.born or append.new is not None
@@ -89,9 +101,10 @@ class WatchedPersistence:
             await self._noted(append, append.events, scope, trace)
 
     async def _noted(self, append: Append, events: bytes, scope: Scope, trace: RunTrace) -> None:
-        # Whoever ends a run says so by its moment; what is appended to an ended run leaves that alone.
-        if append.head.completed_at == append.at:
+        if _ends(append):
             scope.ended[append.run_id] = append
+        else:
+            scope.over.discard(append.run_id)
         if is_eventful((events,)):
             scope.eventful.add(append.run_id)
         if is_lossy(events):
@@ -140,6 +153,8 @@ def _linked(run_id: str, decide: Decide[R]) -> Decide[R]:
         trace = None if deciding is None else deciding.runs.get(run_id)
         if deciding is not None and deciding is not asking and trace is not None:
             asking.runs.setdefault(run_id, trace)
+            if state.ended:
+                asking.over.add(run_id)
             if trace.sampled:
                 ref = SpanRef(command.trace_id or trace.trace_id, command.span_id)
                 deciding.links.setdefault(run_id, {})[ref] = None

@@ -18,8 +18,9 @@ from anyio import to_thread
 from runtime import Client, Settings
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.otlp_records import Span
+from tests.runtime.shared_store import until
 from tests.span_tree import tree_of
-from tests.telemetry.traced_app import Doc, app, traced
+from tests.telemetry.traced_app import Doc, app, queued, traced
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -136,6 +137,46 @@ async def test_each_run_is_one_whole_trace_although_a_process_was_killed_in_the_
             assert "run.owner_changed" in [event.name for event in root.span.events]
             assert lost.attributes["leasehold.session.id"] != root.attributes["leasehold.session.id"]
     assert taken_over == RUNS // 2
+
+
+async def test_what_a_process_had_in_flight_when_it_was_frozen_is_sent_once(migrated_url: str, tmp_path: Path) -> None:
+    gate, runs_of_one = tmp_path / "gate", RUNS // 2
+    with otlp_receiver() as receiver:
+
+        async def locked(number: int) -> None:
+            await to_thread.run_sync(
+                lambda: receiver.wait_until(lambda spans: len(named(spans, "lock")) >= number, timeout_s=30)
+            )
+
+        with supervisor(migrated_url, receiver, "http/protobuf", tmp_path) as frozen:
+            async with Client(app, settings=Settings(database_url=migrated_url)) as client:
+                kinds = [traced, queued] * (runs_of_one // 2)
+                runs = [await client.start(kind, Doc(gate=str(gate))) for kind in kinds]
+                await locked(runs_of_one)
+                with supervisor(migrated_url, receiver, "http/protobuf", tmp_path):
+                    os.kill(frozen.pid, signal.SIGSTOP)
+                    try:
+                        # The other one has begun them again, and may end them; the frozen one wakes up to open ways.
+                        await locked(2 * runs_of_one)
+                        gate.touch()
+                        for run in runs:
+                            await run.result(timeout=60)
+                    finally:
+                        os.kill(frozen.pid, signal.SIGCONT)
+                    # It has come back as somebody new, and is through with what it had.
+                    await until(lambda: (tmp_path / "up-0.log").read_text().count("session.opened") == 2)
+        # Both have left, and have sent what they had to send.
+        spans = receiver.spans
+
+    assert len({span.span_id for span in spans}) == len(spans), "a span was sent twice"
+    for run in runs:
+        whole = [span for span in spans if span.trace_id in {one.trace_id for one in _of_run(spans, run.id)}]
+        holds = [node for node in tree_of(whole).walk() if node.name == "stage hold"]
+        assert sorted(str(node.attributes["leasehold.outcome"]) for node in holds) == ["completed", "lost"]
+
+
+def _of_run(spans: Sequence[Span], run_id: str) -> list[Span]:
+    return [span for span in spans if span.attributes.get("leasehold.run.id") == run_id]
 
 
 def _is_all(spans: Sequence[Span]) -> bool:

@@ -56,6 +56,11 @@ def test_an_exporter_alone_sends_to_this_machine() -> None:
     assert found.metrics is None
 
 
+def test_spans_are_sent_after_a_second_unless_a_variable_says_otherwise() -> None:
+    assert read_environment(ENDPOINT).span_delay_ms == 1000
+    assert read_environment({**ENDPOINT, "OTEL_BSP_SCHEDULE_DELAY": "5000"}).span_delay_ms == 5000
+
+
 def test_what_people_are_shown_of_an_endpoint_has_no_secret() -> None:
     found = read_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://user:secret@collector:4318/in?token=secret"})
 

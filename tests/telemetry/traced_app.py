@@ -25,13 +25,22 @@ async def fetch(ctx: StageContext[Doc]) -> Doc:
         return ctx.input
 
 
-@stage("hold", timeout=timedelta(seconds=50))
-async def hold(ctx: StageContext[Doc]) -> Doc:
+async def until_let_go(ctx: StageContext[Doc]) -> Doc:
     with tracer.start_as_current_span("lock"):
         pass
     while not await anyio.Path(ctx.input.gate).exists():  # noqa: ASYNC110 - another process makes it
         await anyio.sleep(0.01)
     return ctx.input
+
+
+@stage("hold", timeout=timedelta(seconds=50))
+async def hold(ctx: StageContext[Doc]) -> Doc:
+    return await until_let_go(ctx)
+
+
+@stage("hold", queue="default", timeout=timedelta(seconds=50))
+async def hold_as_job(ctx: StageContext[Doc]) -> Doc:
+    return await until_let_go(ctx)
 
 
 @stage("thread")
@@ -47,4 +56,5 @@ def process(ctx: StageContext[Doc]) -> Doc:
 
 
 traced = WorkflowBuilder("traced", input=Doc, output=Doc).pipe(fetch).pipe(hold).pipe(thread).pipe(process).build()
-app = App(workflows=[traced])
+queued = WorkflowBuilder("queued", input=Doc, output=Doc).pipe(hold_as_job).build()
+app = App(workflows=[traced, queued])
