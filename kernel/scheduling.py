@@ -22,10 +22,10 @@ from kernel.authoring.stage import Stage
 from kernel.command import Command
 from kernel.commands.create_run import CreateRun
 from kernel.errors import InvalidCommand, WorkflowNotFound
+from kernel.model.ids import is_run_id
 from kernel.payloads import Limits
 from kernel.ports.registry import WorkflowRegistry
 from kernel.ports.scheduler import ScheduledCommand
-from kernel.run_ids import checked_run_id
 
 __all__ = ["check_schedule_key", "command_json", "scheduled_command"]
 
@@ -90,8 +90,9 @@ def _checked_moment(at: object) -> datetime:
 def _check_run_id(command: Command[Any]) -> None:
     """Refuse what names a run that can never be."""
     run_id: object = getattr(command, "run_id", None)
-    if run_id is not None:
-        checked_run_id(run_id)
+    if run_id is not None and not (isinstance(run_id, str) and is_run_id(run_id)):
+        hint = "It is the id that `start` and `leasehold runs` give."
+        raise InvalidCommand(f"run_id is no id of a run: {run_id!r:.60}.", field="run_id", hint=hint)
 
 
 def command_json(command: Command[Any]) -> dict[str, Any]:

@@ -35,7 +35,6 @@ from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Executor
 from kernel.ports.jobs import JobInfo
 from kernel.ports.persistence import RunQuery, WorkflowRecord
-from kernel.run_ids import checked_run_id
 from runtime.app import App
 from runtime.bootstrap import Storage, open_storage
 from runtime.config import Settings, load_settings
@@ -408,9 +407,14 @@ class Client:
         """The handle of a run by its id; nothing is looked up. Name the workflow to have its result typed.
 
         A `UUID` is what a driver answers with to `SELECT leasehold.create_run(...)`.
-        Raises: InvalidCommand for what can be no run's id; that no run has it (RunNotFound) is told by what is asked.
+        Raises: InvalidCommand for what is neither a text nor a UUID. That no run has it, or could have it, is told by
+        what is asked, as RunNotFound: it may come from a request's path.
         """
-        return RunHandle(self, checked_run_id(str(run_id) if isinstance(run_id, UUID) else run_id), workflow)
+        given: object = str(run_id) if isinstance(run_id, UUID) else run_id
+        if not isinstance(given, str):
+            hint = "It is the id that `start` and `leasehold runs` give."
+            raise InvalidCommand(f"run_id is no id of a run: {given!r:.60}.", field="run_id", hint=hint)
+        return RunHandle(self, given, workflow)
 
     @overload
     async def find(self, workflow: Workflow[Any, O], idempotency_key: str) -> RunHandle[O] | None: ...

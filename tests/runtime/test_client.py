@@ -361,7 +361,15 @@ async def test_a_run_has_a_handle_by_its_id_as_a_uuid_too(store: SharedStore):
             await client.run(UUID("01941f29-7c00-7300-9ef5-df2085261bd7")).result(timeout=20)
 
 
-@pytest.mark.parametrize("value", ["garbage", "", "01941F29-7C00-7300-9EF5-DF2085261BD7", UUID(int=4), 5, None])
+@pytest.mark.parametrize("value", ["garbage", "", "01941F29-7C00-7300-9EF5-DF2085261BD7", UUID(int=4)])
+async def test_a_text_that_no_run_could_have_as_its_id_is_not_found(store: SharedStore, value: str):
+    async with store.client(ECHO) as client:
+        for ask in (client.run(value).result, client.run(value).describe, client.run(value).history):
+            with anyio.fail_after(20), pytest.raises(RunNotFound):
+                await ask()
+
+
+@pytest.mark.parametrize("value", [5, None, b"01941f29-7c00-7300-9ef5-df2085261bd7"])
 async def test_what_is_no_runs_id_is_refused_before_anything_is_asked(memory: SharedStore, value: Any):
     async with memory.client(ECHO) as client:
         with pytest.raises(InvalidCommand, match="run_id is no id of a run") as refused:
