@@ -41,7 +41,7 @@ class Connection:
         os.set_inheritable(descriptor, False)
         self._socket = socket.socket(fileno=descriptor)
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self.parent_exports = False
+        self.parent_exports: bool = False
         """Whether the parent sends telemetry as this process would; known with the first job."""
         self._lock = threading.Lock()
         self._cancelled: str | None = None
@@ -131,7 +131,7 @@ class Connection:
                 match frame.kind:
                     case "hello":
                         _see_as_the_parent_does(frame)
-                        self.parent_exports = frame.header["exports"]
+                        self.parent_exports = bool(frame.header["exports"])
                     case "run":
                         self.jobs.put(read_job(frame))
                     case "cancel":
