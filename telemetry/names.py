@@ -46,7 +46,6 @@ __all__ = [
     "RUN_DURATION",
     "RUN_EVENTS",
     "RUN_ID",
-    "RUN_INPUT",
     "SCOPE",
     "SESSION_ID",
     "SPANS",
@@ -55,12 +54,9 @@ __all__ = [
     "STAGES_FAILED",
     "STAGES_RETRIED",
     "STAGE_ATTEMPT",
-    "STAGE_CONFIG",
     "STAGE_DURATION",
     "STAGE_EXECUTION",
     "STAGE_ID",
-    "STAGE_OUTPUT",
-    "STAGE_STATE",
     "THREADS_ABANDONED",
     "UNKNOWN_WORKFLOW",
     "WORKFLOW_ID",
@@ -93,10 +89,6 @@ STAGE_ATTEMPT = "leasehold.stage.attempt"
 SESSION_ID = "leasehold.session.id"
 OUTCOME = "leasehold.outcome"
 ROWS = "leasehold.append.rows"
-RUN_INPUT = "leasehold.run.input"
-STAGE_CONFIG = "leasehold.stage.config"
-STAGE_OUTPUT = "leasehold.stage.output"
-STAGE_STATE = "leasehold.stage.state"
 
 PayloadName = Literal["run.input", "stage.config", "stage.output", "stage.state"]
 """What a payload is, to whoever redacts it; its attribute is called the same, after "leasehold."."""
@@ -118,10 +110,7 @@ ATTRIBUTES = (
     Attribute(SESSION_ID, "string", "the session of the process that did it"),
     Attribute(OUTCOME, "string", "how it ended, see the span"),
     Attribute(ROWS, "int", "how many appends one statement carried, of all runs"),
-    Attribute(RUN_INPUT, "string", f"if captured: {PAYLOADS['run.input']}"),
-    Attribute(STAGE_CONFIG, "string", f"if captured: {PAYLOADS['stage.config']}"),
-    Attribute(STAGE_OUTPUT, "string", f"if captured: {PAYLOADS['stage.output']}"),
-    Attribute(STAGE_STATE, "string", f"if captured: {PAYLOADS['stage.state']}"),
+    *(Attribute(f"{SCOPE}.{name}", "string", f"if captured: {meaning}") for name, meaning in PAYLOADS.items()),
 )
 
 

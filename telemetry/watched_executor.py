@@ -67,7 +67,7 @@ class WatchedExecutor:
             names.STAGE.of(attempt.stage.id), attempt, trace, scope, span_id=body_id, parent_id=parent_id
         )
         if self._tracing.privacy.capture:
-            self._record(span, {names.RUN_INPUT: attempt.input, names.STAGE_CONFIG: _config_of(attempt)})
+            self._record(span, {"run.input": attempt.input, "stage.config": _config_of(attempt)})
         try:
             with _current(span):
                 outcome = await self._executor.run(attempt)
@@ -78,9 +78,9 @@ class WatchedExecutor:
         ended_ns, failure = self._tracing.now_ns(), None
         match outcome:
             case BodyCompleted():
-                self._record(span, {names.STAGE_OUTPUT: outcome.output})
+                self._record(span, {"stage.output": outcome.output})
             case BodySuspended():
-                self._record(span, {names.STAGE_STATE: outcome.state})
+                self._record(span, {"stage.state": outcome.state})
             case Raised():
                 failure = failure_of_info(outcome.error)
         scope.bodies.append(Body(span, ended_ns, failure))
@@ -110,23 +110,22 @@ class WatchedExecutor:
             raise
         else:
             if isinstance(answer, CheckReady):
-                self._record(span, {names.STAGE_OUTPUT: answer.output})
+                self._record(span, {"stage.output": answer.output})
             outcome, failure = _told(answer)
             return answer
         finally:
             span.set_attribute(names.OUTCOME, outcome)
             end_span(span, end_ns=self._tracing.now_ns(), failure=failure)
 
-    def _record(self, span: Span, payloads: Mapping[str, bytes | None]) -> None:
-        """Note these payloads, by attribute, as far as somebody has asked for them."""
+    def _record(self, span: Span, payloads: Mapping[names.PayloadName, bytes | None]) -> None:
+        """Note these payloads, by name, as far as somebody has asked for them."""
         privacy = self._tracing.privacy
         if not privacy.capture:
             return
         for name, payload in payloads.items():
-            # The hook is told what it is without our prefix.
-            text = None if payload is None else privacy.captured(name.removeprefix(f"{names.SCOPE}."), payload)
+            text = None if payload is None else privacy.captured(name, payload)
             if text is not None:
-                span.set_attribute(name, text)
+                span.set_attribute(f"{names.SCOPE}.{name}", text)
 
     def _start(
         self,

@@ -44,14 +44,9 @@ def test_the_hook_sees_every_payload_with_its_name_and_says_what_is_kept() -> No
     assert seen == [("run.input", {"name": "Ada", "card": "4111"}), ("stage.output", [1])]
 
 
-def test_the_hook_is_told_the_names_of_the_attributes_without_their_prefix() -> None:
+def test_every_name_that_the_hook_may_be_told_is_explained_and_is_that_of_an_attribute() -> None:
     assert set(get_args(names.PayloadName)) == set(names.PAYLOADS)
-    assert {f"{names.SCOPE}.{name}" for name in names.PAYLOADS} == {
-        names.RUN_INPUT,
-        names.STAGE_CONFIG,
-        names.STAGE_OUTPUT,
-        names.STAGE_STATE,
-    }
+    assert {f"leasehold.{name}" for name in names.PAYLOADS} <= {attribute.key for attribute in names.ATTRIBUTES}
 
 
 def test_what_could_not_be_redacted_is_not_recorded_and_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
