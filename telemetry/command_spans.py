@@ -87,7 +87,7 @@ class CommandSpans:
             command.workflow_version or "",
             began_at=now,
             carrier=carrier,
-            sample=self._tracing.sample,
+            sample=self._tracing.spans.decide,
         )
         return self._create_in_trace(command, handle, trace, caller)
 

@@ -91,13 +91,9 @@ class Tracing:
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def sample(self, trace_id: int, workflow_id: str) -> bool:
-        """Whether the program's sampler wants the trace of a run that has no creator's span."""
-        return self.spans.decide(trace_id, workflow_id)
-
     def samples(self, run_id: str, workflow_id: str) -> bool:
-        """The same of a run of this id."""
-        return self.sample(own_trace_id(run_id), workflow_id)
+        """Whether the program's sampler wants the trace of a run that has no creator's span."""
+        return self.spans.decide(own_trace_id(run_id), workflow_id)
 
     def trace_of(self, head: HeadRow, *, sample: Callable[[int, str], bool] | None = None) -> RunTrace:
         """The trace of a stored run, as it was created."""
@@ -107,7 +103,7 @@ class Tracing:
             head.workflow_version,
             began_at=head.created_at,
             carrier=head.trace_context,
-            sample=sample or self.sample,
+            sample=sample or self.spans.decide,
         )
 
     def met(self, stored: StoredHistory, scope: Scope) -> None:
