@@ -12,8 +12,9 @@ import anyio
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
+from opentelemetry.trace import StatusCode
 
-from kernel import StageContext, Workflow, WorkflowBuilder, stage
+from kernel import StageContext, WorkflowBuilder, stage
 from kernel.ports.jobs import JobTransport
 from runtime import Supervisor
 from telemetry.run_trace import root_id
@@ -26,10 +27,6 @@ pytestmark = pytest.mark.anyio
 
 def user_span(name: str) -> Any:
     return trace.get_tracer("user").start_as_current_span(name)
-
-
-def queued(gate: Gate) -> Workflow[Doc, Doc]:
-    return WorkflowBuilder("queued", input=Doc, output=Doc).pipe(gate.stage("wait", queue="default")).build()
 
 
 def outcomes(sent: Sent, name: str) -> list[str]:
@@ -49,14 +46,22 @@ class Unheard:
         await anyio.sleep_forever()
 
 
-async def test_what_two_processes_had_of_one_job_is_sent_once(store: SharedStore, sent: Sent):
+@pytest.mark.parametrize(
+    "queue, told",
+    [(None, {"run.owner_changed", "stage.retrying"}), ("default", {"stage.retrying"})],
+    ids=["actor", "job"],
+)
+async def test_what_a_lost_lease_had_in_flight_is_sent_once_by_whoever_takes_it_over(
+    store: SharedStore, sent: Sent, queue: str | None, told: set[str]
+):
     gate = Gate()
-    workflow = queued(gate)
+    workflow = gate.workflow(stage_id="wait", queue=queue)
     async with store.supervisor(workflow) as loser:
         run = await loser.start(workflow, Doc(text="a"))
         await until(lambda: gate.entered)
         session = loser.stats().session_id
         assert session is not None
+        # Its lease ends behind its back, and it lives on.
         await loser.storage.persistence.close_session(session)
         async with store.supervisor(workflow) as other:
             await until(lambda: len(gate.entered) == 2)
@@ -65,12 +70,55 @@ async def test_what_two_processes_had_of_one_job_is_sent_once(store: SharedStore
 
     check_whole(sent.of(run.id))
     assert outcomes(sent, "stage wait") == outcomes(sent, "job.execute") == ["completed", "lost"]
+    lost = next(span for span in sent.named("stage wait") if (span.attributes or {})["leasehold.outcome"] == "lost")
+    assert (lost.attributes or {})["leasehold.session.id"] == session
     assert all((span.attributes or {})["leasehold.session.id"] for span in sent.named("job.execute"))
+    assert lost.status.status_code is StatusCode.ERROR
+    assert told <= {event.name for event in sent.root(run.id).events}
+
+
+async def test_a_host_that_takes_over_from_a_dead_supervisor_goes_on_with_its_trace(store: SharedStore, sent: Sent):
+    gate = Gate()
+    workflow = gate.workflow(stage_id="wait")
+    async with store.supervisor(workflow) as loser:
+        run = await loser.start(workflow, Doc(text="a"))
+        await until(lambda: gate.entered)
+        session = loser.stats().session_id
+        assert session is not None
+        # What claims for itself again would take the run back.
+        await loser.storage.persistence.close_session(session)
+        loser._claims_here.drain()
+        gate.open()
+        async with store.host(workflow) as host:
+
+            async def ended() -> bool:
+                await host.run_maintenance_tick()
+                await host.process_available_jobs()
+                return (await run.describe()).completed_at is not None
+
+            await until(ended)
+
+    check_whole(sent.of(run.id))
+    assert outcomes(sent, "stage wait") == ["completed", "lost"]
+
+
+async def test_a_drained_attempt_is_interrupted_and_goes_on_elsewhere_in_the_same_trace(store: SharedStore, sent: Sent):
+    gate = Gate()
+    workflow = gate.workflow(stage_id="wait")
+    async with store.supervisor(workflow, drain_grace=0.01) as first:
+        run = await first.start(workflow, Doc(text="a"))
+        await until(lambda: gate.entered)
+    gate.open()
+    async with store.supervisor(workflow) as second:
+        await second.run(run.id).result()
+
+    check_whole(sent.of(run.id))
+    assert outcomes(sent, "stage wait") == ["completed", "interrupted"]
 
 
 async def test_a_host_whose_lease_ran_out_does_not_tell_of_the_attempt_too(store: SharedStore, sent: Sent):
     gate = Gate()
-    workflow = queued(gate)
+    workflow = gate.workflow(stage_id="wait", queue="default")
     async with store.host(workflow, lease=0.5, renew=0.2) as loser, store.host(workflow) as other:
         run = await loser.start(workflow, Doc(text="a"))
         await loser.run_maintenance_tick()
@@ -97,7 +145,7 @@ async def test_a_host_whose_lease_ran_out_does_not_tell_of_the_attempt_too(store
 
 
 async def test_a_body_is_in_its_runs_trace_whoever_asked_for_jobs_to_be_processed(memory: SharedStore, sent: Sent):
-    workflow = queued(Gate(opened=True))
+    workflow = Gate(opened=True).workflow(stage_id="wait", queue="default")
     async with memory.host(workflow) as host:
         run = await host.start(workflow, Doc(text="a"))
         with user_span("request") as request:
