@@ -786,7 +786,7 @@ class Place:
         transaction = self.connection.transaction()
         await transaction.start()
         try:
-            await self.do("SET LOCAL statement_timeout = '100ms'")
+            await self.do("SET LOCAL statement_timeout = '250ms'")
             table, key, _ = index.partition("_pkey")
             await self.do(
                 f"ALTER TABLE leasehold.{table} DROP CONSTRAINT {index}" if key else f"DROP INDEX leasehold.{index}"
