@@ -54,11 +54,12 @@ from kernel.ports.persistence import Append, Appends, Histories, Lease, Mode
 from kernel.ports.registry import WorkflowRegistry
 from runtime.batch import Batch, fail, hand_back, lose, start, transition
 from runtime.mailbox import ActorGone, Ask, Mailbox
-from runtime.narration import count, narrate
+from runtime.narration import narrate
 from runtime.raised import MESSAGE_LENGTH_MAX
 from runtime.slots import Slots
 from runtime.storable_text import storable_text
 from telemetry.logs import EventLogger, get_logger
+from telemetry.metrics import Meters
 
 __all__ = ["ActorHost", "RunActor", "Wait"]
 
@@ -99,6 +100,7 @@ class ActorHost:
     dispatch: Callable[[ExecuteJob], Awaitable[object]]
     check: Callable[[str, str], Awaitable[object]]
     left: Callable[[RunActor], None]
+    meters: Meters | None
 
 
 class RunActor:
@@ -444,7 +446,8 @@ class RunActor:
             logger.warning("history.long", run_id=self.run_id, events=batch.decision.state.seq)
         self.state = batch.decision.state
         narrate(self.run_id, self.state.workflow_id, batch.decision.facts)
-        count(self.state, batch.decision.facts)
+        if self._host.meters is not None:
+            self._host.meters.told(self.state, batch.decision.facts)
         self.inline.update(batch.decision.bodies)
         self._previous_owner = None
         if self.state.ended:

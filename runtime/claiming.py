@@ -37,7 +37,7 @@ from runtime.actor import RunActor
 from runtime.session import Session
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, get_logger
-from telemetry.metrics import find_meters
+from telemetry.metrics import Meters
 
 __all__ = ["ClaimHost", "RunClaimer"]
 
@@ -98,6 +98,7 @@ class RunClaimer:
         max_runs: int,
         max_checks: int,
         bodies: Slots,
+        meters: Meters | None = None,
         skip: Callable[[float], None] | None = None,
     ) -> None:
         self._host = host
@@ -107,6 +108,7 @@ class RunClaimer:
         self._max_runs = max_runs
         self._max_checks = max_checks
         self._bodies = bodies
+        self._meters = meters
         # For tests: what moves the clock to the moment at which the next run is due, instead of a wait.
         self._skip = skip
         self._draining = False
@@ -237,10 +239,10 @@ class RunClaimer:
             session.reread()
             raise
         self.claimed += len(claimed)
-        if (meters := find_meters()) is not None:
+        if self._meters is not None:
             for run in claimed:
                 if run.waited is not None:
-                    meters.claimed(run.waited.total_seconds())
+                    self._meters.claimed(run.waited.total_seconds())
         taken_over = sum(run.previous_owner is not None for run in claimed)
         if taken_over:
             logger.warning("runs.taken_over", session_id=session.id, runs=taken_over)

@@ -34,6 +34,7 @@ from kernel.payloads import Limits
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Executor
 from kernel.ports.jobs import JobInfo
+from kernel.ports.journals import Journals
 from kernel.ports.persistence import RunQuery, WorkflowRecord
 from runtime.app import App
 from runtime.bootstrap import Storage, open_storage
@@ -48,7 +49,7 @@ from runtime.watch import Watch
 from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
 from telemetry.metered_journals import metered
-from telemetry.metrics import find_meters, timed
+from telemetry.metrics import Meters, find_meters, timed
 from telemetry.privacy import Privacy
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Client:
         self._stack = AsyncExitStack()
         self._storage: Storage | None = None
         self._tracing: Tracing | None = None
+        self._meters: Meters | None = None
         self._kernel: Kernel | None = None
         self._watch: Watch | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -129,6 +131,7 @@ class Client:
 
     async def _open(self) -> None:
         """Open the store, tell it our workflows, and start what runs beside the caller."""
+        self._meters = find_meters()
         storage = self._storage = self._watched(await self._open_storage())
         await storage.persistence.register_workflows([workflow_record(workflow) for workflow in self.app.workflows])
         self._watch = Watch(storage.persistence, self._settings.poll_interval.total_seconds())
@@ -156,7 +159,7 @@ class Client:
 
     @property
     def _around(self) -> Middleware | None:
-        return timed(None if self._tracing is None else self._tracing.middleware)
+        return timed(None if self._tracing is None else self._tracing.middleware, self._meters)
 
     async def _open_storage(self) -> Storage:
         """The store, with the app's own place for blobs if it has one."""
@@ -178,8 +181,8 @@ class Client:
             await self.storage.check_blobs()
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
-        if (meters := find_meters()) is not None and self.storage.observe_batches is not None:
-            self.storage.observe_batches(meters.batch_sent)
+        if self._meters is not None and self.storage.observe_batches is not None:
+            self.storage.observe_batches(self._meters.batch_sent)
         tasks.start_soon(self._serve, "watch", self.watch.run)
         tasks.start_soon(self._serve, "hints", self._listen)
 
@@ -246,10 +249,15 @@ class Client:
             registry=self.app,
             executor=NoExecutor(),
             scheduler=storage.scheduler,
-            journals=metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)),
+            journals=self._foreign_journals(storage),
             limits=self._limits(),
             around=self._around,
         )
+
+    def _foreign_journals(self, storage: Storage) -> Journals:
+        """The journals of runs that are decided from outside."""
+        journals = ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
+        return metered(journals, self._meters)
 
     def _limits(self) -> Limits:
         return Limits(

@@ -6,7 +6,6 @@ Everybody who executes has both, with actors or without; what differs is how jou
 from __future__ import annotations
 
 from kernel.dispatch import Kernel, Middleware
-from kernel.journal import ForeignJournals
 from kernel.payloads import Limits
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Executor
@@ -16,7 +15,6 @@ from kernel.ports.sinks import EventSink
 from runtime.bootstrap import Storage
 from runtime.patience import PatientBlobs, PatientJournals
 from runtime.side_by_side import SideBySide
-from telemetry.metered_journals import metered
 
 __all__ = ["host_kernel", "job_kernel"]
 
@@ -28,11 +26,11 @@ def host_kernel(
     limits: Limits,
     *,
     sinks: EventSink,
-    journals: Journals | None = None,
+    journals: Journals,
     blobs: BlobStore | None = None,
     around: Middleware | None = None,
 ) -> Kernel:
-    """The kernel for every command; without `journals`, runs are decided from outside."""
+    """The kernel for every command."""
     return Kernel(
         persistence=storage.persistence,
         blob_store=blobs or storage.blobs,
@@ -42,7 +40,7 @@ def host_kernel(
         executor=executor,
         scheduler=storage.scheduler,
         event_sink=sinks,
-        journals=journals or _foreign(storage),
+        journals=journals,
         limits=limits,
         concurrency=SideBySide(),
         job_transport=storage.jobs,
@@ -56,7 +54,7 @@ def job_kernel(
     executor: Executor,
     limits: Limits,
     *,
-    journals: Journals | None = None,
+    journals: Journals,
     blobs: BlobStore | None = None,
     around: Middleware | None = None,
 ) -> Kernel:
@@ -68,12 +66,8 @@ def job_kernel(
         ids=storage.ids,
         registry=registry,
         executor=executor,
-        journals=PatientJournals(journals or _foreign(storage)),
+        journals=PatientJournals(journals),
         limits=limits,
         job_transport=storage.jobs,
         around=around,
     )
-
-
-def _foreign(storage: Storage) -> Journals:
-    return metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids))

@@ -1,4 +1,4 @@
-"""What operators learn of runs and of outages: past-tense facts with ids in the log, never a payload, and counts.
+"""What operators read of runs and of outages: past-tense facts with ids in the log, never a payload.
 
 Not even an error's message, which may quote one: the log names its class, and the run by which to look it up.
 """
@@ -6,14 +6,12 @@ Not even an error's message, which may quote one: the log names its class, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from kernel.model.facts import Fact, RunCancelled, RunCompleted, RunFailed, StageRetrying
-from kernel.model.run import RunState
 from telemetry.logs import EventLogger, get_logger
-from telemetry.metrics import find_meters
 
-__all__ = ["OutageLog", "count", "narrate"]
+__all__ = ["OutageLog", "narrate"]
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
@@ -51,12 +49,6 @@ def narrate(run_id: str, workflow_id: str, facts: Iterable[Fact]) -> None:
                 )
             case _:
                 pass
-
-
-def count(state: RunState, facts: Sequence[Fact]) -> None:
-    """Count what this process has made durable, if it is metered; not what it only hears of."""
-    if (meters := find_meters()) is not None:
-        meters.told(state, facts)
 
 
 class OutageLog:

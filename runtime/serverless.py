@@ -191,8 +191,9 @@ class ServerlessHost(Client):
             clock=storage.clock,
         )
         executor = self._watched_executor(self._executor)
-        self._attempts = job_kernel(storage, self.app, executor, self._limits(), around=self._around)
-        return host_kernel(storage, self.app, executor, self._limits(), sinks=self._sinks, around=self._around)
+        journals, limits, around = self._foreign_journals(storage), self._limits(), self._around
+        self._attempts = job_kernel(storage, self.app, executor, limits, journals=journals, around=around)
+        return host_kernel(storage, self.app, executor, limits, sinks=self._sinks, journals=journals, around=around)
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         await super()._start_services(tasks)

@@ -32,7 +32,7 @@ from kernel.ports.executor import Attempt, CheckAttempt
 from kernel.ports.persistence import Beat, Heartbeat
 from runtime.narration import OutageLog
 from telemetry.logs import EventLogger, get_logger
-from telemetry.metrics import find_meters
+from telemetry.metrics import Meters
 
 __all__ = ["Renewal", "Session", "SessionTiming"]
 
@@ -70,7 +70,14 @@ class Renewal:
 class Session:
     """One lease, from `run` to its end. The session itself is opened and closed by the supervisor."""
 
-    def __init__(self, session_id: str, heartbeat: Heartbeat, timing: SessionTiming, asked_at: float) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        heartbeat: Heartbeat,
+        timing: SessionTiming,
+        asked_at: float,
+        meters: Meters | None = None,
+    ) -> None:
         self.id = session_id
         self._heartbeat = heartbeat
         self._timing = timing
@@ -88,7 +95,7 @@ class Session:
         self._busy = True
         self._rung_at: float | None = None
         self._loop_thread = threading.get_ident()
-        self._meters = find_meters()
+        self._meters = meters
 
     def hurry(self) -> None:
         """Beat soon: something happened that a beat would tell about. Does not wait."""

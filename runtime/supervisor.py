@@ -27,7 +27,7 @@ from kernel.commands.reap_stuck_runs import ReapStuckRuns
 from kernel.dispatch import Kernel, Middleware
 from kernel.ending import Ending, ending_of_state
 from kernel.errors import EngineError, LeaseLost, Unavailable
-from kernel.journal import ForeignJournals, inline_bodies
+from kernel.journal import inline_bodies
 from kernel.model.draft import Decision
 from kernel.model.run import RunState
 from kernel.ports.blobs import BlobStore
@@ -48,7 +48,6 @@ from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
 from runtime.metering import Metering
-from runtime.narration import count
 from runtime.patience import PatientBlobs
 from runtime.publishing import Parts, Publisher
 from runtime.recorded_steps import record_step
@@ -56,8 +55,7 @@ from runtime.scheduled_commands import ScheduledCommands
 from runtime.session import Session, SessionTiming
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
-from telemetry.metered_journals import metered
-from telemetry.metrics import find_meters, timed
+from telemetry.metrics import timed
 
 __all__ = ["Stats", "Supervisor"]
 
@@ -195,7 +193,7 @@ class Supervisor(Client):
         if self._tracing is not None:
             # A run that is not sampled is driven as if nobody traced: nothing is cheaper.
             bare = replace(storage, persistence=self._tracing.unwatched)
-            kernel = self._kernel_with(bare, self._make_journals(bare), executor, patient, timed(None))
+            kernel = self._kernel_with(bare, self._make_journals(bare), executor, patient, timed(None, self._meters))
             self._unwatched_host = self._make_host(kernel)
             journals, executor = self._tracing.watch_journals(journals), self._tracing.watch_executor(executor)
         self._host = self._make_host(self._kernel_with(storage, journals, executor, patient, self._around))
@@ -208,6 +206,7 @@ class Supervisor(Client):
             max_runs=self._settings.max_runs,
             max_checks=self._settings.max_checks,
             bodies=self._bodies,
+            meters=self._meters,
             skip=self._skip,
         )
         return self._kernel_with(storage, journals, executor, storage.blobs, self._around)
@@ -229,6 +228,7 @@ class Supervisor(Client):
             dispatch=partial(self._execute, kernel),
             check=partial(self._check, kernel),
             left=self._left,
+            meters=self._meters,
         )
 
     def _make_worker(self, storage: Storage, journals: Journals, executor: Executor, patient: BlobStore) -> JobWorker:
@@ -297,8 +297,9 @@ class Supervisor(Client):
         )
 
     def _make_journals(self, storage: Storage) -> Journals:
-        foreign = metered(ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids))
-        return RoutedJournals(self, foreign, storage.persistence, storage.clock, storage.ids, self._bodies)
+        return RoutedJournals(
+            self, self._foreign_journals(storage), storage.persistence, storage.clock, storage.ids, self._bodies
+        )
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         await super()._start_services(tasks)
@@ -309,9 +310,9 @@ class Supervisor(Client):
         if self.storage.scheduler is not None:
             self._scheduled = ScheduledCommands(self.kernel, self.storage.scheduler)
             tasks.start_soon(self._serve, "scheduled commands", self._scheduled.run)
-        if (meters := find_meters()) is not None:
+        if self._meters is not None:
             known = [workflow.id for workflow in self.app.workflows]
-            tasks.start_soon(self._serve, "metrics", Metering(meters, self.storage, self.stats, known).run)
+            tasks.start_soon(self._serve, "metrics", Metering(self._meters, self.storage, self.stats, known).run)
         self._actor_tasks = tasks
         self._jobs_here.spawn_in(tasks)
 
@@ -388,7 +389,8 @@ class Supervisor(Client):
 
     def adopt(self, lease: Lease, decision: Decision[object], started: Collection[str]) -> None:
         """Begin the actor of a run that was created owned."""
-        count(decision.state, decision.facts)
+        if self._meters is not None:
+            self._meters.told(decision.state, decision.facts)
         host, watching = self._host_for(decision.state.run_id, lease)
         actor = RunActor(host, lease, decision.state, decision.bodies, held=started)
         self._spawn(actor, watching)
@@ -481,7 +483,7 @@ class Supervisor(Client):
         timing = SessionTiming(
             lease=self._settings.lease, renew=self._settings.renew, max_blocked=self._settings.max_blocked
         )
-        self._session = Session(session_id, persistence.heartbeat(session_id), timing, asked_at)
+        self._session = Session(session_id, persistence.heartbeat(session_id), timing, asked_at, self._meters)
         self._degraded = None
         fingerprints = [(w.id, w.version, None if self._accept_changes else w.fingerprint) for w in self.app.workflows]
         returned = await persistence.unpark_workflows(fingerprints)
@@ -510,8 +512,8 @@ class Supervisor(Client):
         for actor in abandoned:
             actor.abandon()
         self._jobs_here.abandon()
-        if (meters := find_meters()) is not None:
-            meters.lease_lost()
+        if self._meters is not None:
+            self._meters.lease_lost()
         logger.error("lease.lost", session_id=session.id, actors=len(abandoned))
 
     def _on_beat(self, beat: Beat) -> None:

@@ -66,8 +66,8 @@ class CommandSpans:
 
     def _create(self, command: CreateRun, handle: Handle) -> Awaitable[Any]:
         """A run's trace begins here, or goes on: where it comes from is stored with the run."""
-        now, caller, carrier = self._clock.now(), current_ref(), command.trace_context
-        run_id = command.run_id or self._ids.run_id(now)
+        caller, carrier = current_ref(), command.trace_context
+        run_id = command.run_id or self._ids.run_id(self._clock.now())
         if command.run_id is None:
             command = replace(command, run_id=run_id)
         if carrier is None and caller is not None:
@@ -85,7 +85,7 @@ class CommandSpans:
             run_id,
             command.workflow_id,
             command.workflow_version or "",
-            began_at=now,
+            began_at=self._clock.now(),
             carrier=carrier,
             sample=self._tracing.spans.decide,
         )

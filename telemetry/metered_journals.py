@@ -14,16 +14,15 @@ from kernel.model.run import RunState
 from kernel.model.stage import Body
 from kernel.ports.journals import Create, Decide, Journals
 from kernel.ports.persistence import KeyRecord, NewRun
-from telemetry.metrics import Meters, find_meters
+from telemetry.metrics import Meters
 
 __all__ = ["metered"]
 
 R = TypeVar("R")
 
 
-def metered(journals: Journals) -> Journals:
-    """The same journals, counted if this process is metered."""
-    meters = find_meters()
+def metered(journals: Journals, meters: Meters | None) -> Journals:
+    """The same journals, counted if somebody meters."""
     return journals if meters is None else _MeteredJournals(journals, meters)
 
 

@@ -6,7 +6,7 @@ read. So nothing here waits, and nothing costs more because somebody exports oft
 
 An engine that is not metered has no `Meters`: `find_meters` answers None without importing OpenTelemetry, unless the
 program has set up a meter provider of its SDK. There is one for a process, whatever number of supervisors it has,
-because there is one meter provider.
+because there is one meter provider. Clients ask for it once, when they are opened, as they ask who traces.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ class Meters:
             RunCompleted: self._run_completed,
             RunFailed: self._run_failed,
             RunCancelled: self._run_cancelled,
-            StageCompleted: self._stage_completed,
             StageRetrying: self._stage_retrying,
             StageFailed: self._stage_failed,
         }
@@ -103,14 +102,14 @@ class Meters:
 
     def told(self, state: RunState, facts: Sequence[Fact]) -> None:
         """These facts have become durable, and led to this state; of all processes one tells each fact, once."""
+        tellers = self._tellers
         for fact in facts:
+            if isinstance(fact, StageCompleted):
+                # The one of which a run has several.
+                self._stages.record(fact.duration_s, (state.workflow_id, fact.stage_id))
             # By type, because most facts are none of these, and a match would ask about each of them in turn.
-            tell = self._tellers.get(type(fact))
-            if tell is not None:
+            elif (tell := tellers.get(type(fact))) is not None:
                 tell(state, fact)
-
-    def _stage_completed(self, state: RunState, fact: Any) -> None:
-        self._stages.record(fact.duration_s, (state.workflow_id, fact.stage_id))
 
     def _run_started(self, state: RunState, _fact: Any) -> None:
         self._started.add((state.workflow_id,))
@@ -215,21 +214,13 @@ _ERROR = ("error",)
 _REFUSED = ("refused",)
 
 
-def _outcome_of(result: object) -> str:
-    if not isinstance(result, ExecuteJobResult):
-        return "ok"
-    if result.ghost:
-        return "superseded"
-    return "retrying" if result.retryable else result.outcome
-
-
 # -- whether anybody meters --------------------------------------------------------------------------------------------
 
 _meters: Meters | None = None
 
 
 def use_meters(meters: Meters | None) -> None:
-    """Have this process count into these from now on, or into none; for whoever sets up the exporting."""
+    """Have clients that are opened from now on count into these, or into none; for whoever sets up the exporting."""
     global _meters  # noqa: PLW0603 - a process has one meter provider, and this goes with it
     _meters = meters
 
@@ -246,9 +237,8 @@ def find_meters() -> Meters | None:
     return _meters
 
 
-def timed(inner: Middleware | None) -> Middleware | None:
-    """A middleware of kernels that takes the time of commands if this process is metered; around another, if given."""
-    meters = find_meters()
+def timed(inner: Middleware | None, meters: Meters | None) -> Middleware | None:
+    """A middleware of kernels that takes the time of commands if somebody meters; around another, if given."""
     if meters is None:
         return inner
     record = meters.commands.record
@@ -260,7 +250,10 @@ def timed(inner: Middleware | None) -> Middleware | None:
         except Exception as error:
             record(perf_counter() - began, (command.type, type(error).__name__))
             raise
-        record(perf_counter() - began, (command.type, _outcome_of(result)))
+        took_s, outcome = perf_counter() - began, "ok"
+        if isinstance(result, ExecuteJobResult):
+            outcome = "superseded" if result.ghost else "retrying" if result.retryable else result.outcome
+        record(took_s, (command.type, outcome))
         return result
 
     return time

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer, TracerProvider
@@ -33,6 +34,9 @@ __all__ = ["Failure", "SpanRef", "Spans", "context_of", "current_ref", "end_span
 
 BUILT_IN = re.compile(r"(?:ParentBased\{root:)?(AlwaysOnSampler|AlwaysOffSampler|TraceIdRatioBased\{(.+?)\})")
 """How the samplers of the SDK describe themselves (OpenTelemetry specification, Trace SDK, Built-in samplers)."""
+
+(SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""Under which a context has its current span. The API tells nobody, but a context with nothing else in it does."""
 
 AttributeValue = str | int | float | bool | Sequence[str]
 
@@ -176,8 +180,9 @@ def end_span(span: Span, *, end_ns: int, failure: Failure | None = None, at_ns: 
 
 def current_ref() -> SpanRef | None:
     """The current span of the caller, whoever made it; None when there is none."""
-    span = trace.get_current_span()
-    if span is trace.INVALID_SPAN:
+    # By ourselves, for the many who have none.
+    span = otel_context.get_current().get(SPAN_KEY)
+    if not isinstance(span, Span):
         return None
     current = span.get_span_context()
     return SpanRef(current.trace_id, current.span_id, current.trace_flags.sampled) if current.is_valid else None
@@ -190,7 +195,7 @@ def context_of(ref: SpanRef) -> Context:
 
 def own_root_context(run_id: str) -> Context:
     """A context in which the root of a run is the current span, of a run that has its own trace and is not sampled."""
-    return trace.set_span_in_context(_UnsampledRoot(run_id), Context())
+    return Context({SPAN_KEY: _UnsampledRoot(run_id)})
 
 
 class _UnsampledRoot(NonRecordingSpan):

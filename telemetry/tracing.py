@@ -135,7 +135,11 @@ class Tracing:
         Of a run that is created here the scope of its creator knows, in which this is called.
         """
         try:
-            trace = self._trace_to_drive(run_id, stored)
+            if stored is None:
+                # Its creator has no word of a run that is not sampled.
+                trace = None if (outer := SCOPE.get()) is None else outer.runs.get(run_id)
+            else:
+                trace = self._trace_to_take_over(run_id, stored)
             if trace is None:
                 return Driving(self, own_root_context(run_id))
             scope = Scope(runs={run_id: trace}, session_id=lease.session_id)
@@ -147,12 +151,8 @@ class Tracing:
             passed_over(error)
             return Driving(self, own_root_context(run_id))
 
-    def _trace_to_drive(self, run_id: str, stored: StoredHistory | None) -> RunTrace | None:
-        """The trace of a run that is begun or taken over here; None when it has no creator's span and no sampling."""
-        if stored is None:
-            outer = SCOPE.get()
-            # Its creator has no word of a run that is not sampled.
-            return None if outer is None else outer.runs.get(run_id)
+    def _trace_to_take_over(self, run_id: str, stored: StoredHistory) -> RunTrace | None:
+        """The trace of a run that was claimed; None when it has no creator's span and no sampling."""
         if stored.head.trace_context is not None:
             return self.trace_of(stored.head)
         # The program's sampler is asked once: it may count.
@@ -259,17 +259,14 @@ class Driving:
     Of a run that is not `sampled` nothing is noted; only user code shall know, or it would begin traces of its own.
     """
 
-    __slots__ = ("_root", "_scope", "_tracing")
+    __slots__ = ("_root", "_scope", "_tracing", "sampled")
 
     def __init__(self, tracing: Tracing, root: Context, scope: Scope | None = None) -> None:
         self._tracing = tracing
         self._root = root
         self._scope = scope
-
-    @property
-    def sampled(self) -> bool:
+        self.sampled: bool = scope is not None
         """Whether the run is."""
-        return self._scope is not None
 
     def around(self, drive: Drive, *, lost: Callable[[], bool]) -> Coroutine[Any, Any, None]:
         """Drive the run, for the rest of the task; `lost` says whether its lease has been lost."""

@@ -125,6 +125,20 @@ async def test_a_run_that_a_client_creates_is_started_and_claimed_once(metered: 
         assert metered.points(names.CLAIM_LATENCY) == {(): 1}
 
 
+async def test_who_was_opened_before_the_program_metered_is_not_counted(store: SharedStore) -> None:
+    async with store.supervisor(copying) as early:
+        made = set_up(own_histograms=True)
+        use_meters(made.meters)
+        try:
+            async with store.client(copying):
+                await (await early.start(copying, Doc(text="a"))).result()
+        finally:
+            use_meters(None)
+
+    # Half of its numbers would be worse than none.
+    assert not any(made.points(name) for name in (names.RUNS_STARTED, names.RUNS_COMPLETED, names.COMMAND_DURATION))
+
+
 async def test_counters_are_there_before_there_is_anything_to_count(metered: Metered, memory: SharedStore) -> None:
     async with memory.supervisor(App(workflows=[copying, rendering])):
         await until(lambda: metered.points(names.RUNS_STARTED))
