@@ -1,4 +1,4 @@
-"""A process that the benchmark starts: a supervisor, a client, or the bare loop, which does what it is asked.
+"""A process that the benchmark starts: a supervisor or two, a client, or the bare loop, which does what it is asked.
 
 START HERE for what is really measured: everything goes through the public interface, as a program of a user would.
 Reads requests from standard input (see `messages`) and ends when that is closed, so that it cannot outlive who started
@@ -24,7 +24,7 @@ from runtime.bench import workflows
 from runtime.bench.messages import Message, decoded, encoded, settings_from
 from runtime.bench.own_process import LoopLag, MemoryPeak, cpu_s, memory_bytes, settled_memory_bytes
 from runtime.bench.statistics import percentile
-from runtime.bench.watched import set_up_telemetry
+from runtime.bench.watched import Watched, open_watched
 from runtime.bench.workflows import Item, Nap, Round
 from runtime.bootstrap import open_storage, write_bare_runs
 from runtime.client import Client
@@ -41,8 +41,6 @@ def main() -> None:
     """Be what the first line says until standard input ends."""
     first = _first_message()
     configure_logging("json", "error")
-    if first["sampled"] is not None:
-        set_up_telemetry(first["sampled"])
     settings = settings_from(first["settings"])
     run_async(lambda: _live(first, settings), settings, long_lived=True)
 
@@ -97,10 +95,13 @@ def _say(message: Message) -> None:
 
 
 class Child:
-    """What the requests work with. `client` is None in the bare loop."""
+    """What the requests work with. `client` is None in the bare loop; only rivals are `watched`, the second of two."""
 
-    def __init__(self, client: Client | None, settings: Settings, schema: str, tasks: TaskGroup) -> None:
+    def __init__(
+        self, client: Client | None, settings: Settings, schema: str, tasks: TaskGroup, watched: Watched | None = None
+    ) -> None:
         self.any_client = client
+        self.watched = watched
         self.settings = settings
         self.schema = schema
         self.tasks = tasks
@@ -124,6 +125,12 @@ async def _child(first: Message, settings: Settings, tasks: TaskGroup) -> AsyncG
         case "worker":
             async with Supervisor(workflows.app(), settings=settings, storage=storage) as supervisor:
                 yield Child(supervisor, settings, schema, tasks)
+        case "rivals":
+            async with (
+                Supervisor(workflows.app(), settings=settings, storage=storage) as supervisor,
+                open_watched(settings, schema, first["sampled"]) as watched,
+            ):
+                yield Child(supervisor, settings, schema, tasks, watched)
         case "client":
             async with Client(workflows.app(), settings=settings, storage=storage) as client:
                 yield Child(client, settings, schema, tasks)
@@ -183,19 +190,40 @@ async def _start_many(child: Child, request: Message) -> Message:
 
 async def _keep_busy(child: Child, request: Message) -> Message:
     """Start so many runs and wait for their results, with never more than `at_once` under way."""
+    began = time.perf_counter()
+    await _busy(child.client, request)
+    return {"took_s": time.perf_counter() - began}
+
+
+async def _take_turns(child: Child, request: Message) -> Message:
+    """Keep this supervisor and the watched one busy, one after the other; the processor time of each turn of both."""
+    assert child.watched is not None, "only rivals take turns"
+    supervisor, flush = child.watched
+    turns: dict[str, list[float]] = {"bare": [], "watched": []}
+    for turn in range(request["turns"]):
+        # Who comes first has the machine as the other has left it.
+        for watched in (False, True) if turn % 2 else (True, False):
+            began_s = cpu_s()
+            await _busy(supervisor if watched else child.client, request)
+            if watched:
+                # What is sent later is paid by who causes it.
+                flush()
+            turns["watched" if watched else "bare"].append(cpu_s() - began_s)
+    return turns
+
+
+async def _busy(client: Client, request: Message) -> None:
     workflow = _WORKFLOWS[request["workflow"]]
     numbers = iter(range(request["runs"]))
 
     async def one_after_another() -> None:
         for number in numbers:
-            handle = await child.client.start(workflow, _input(request, number))
+            handle = await client.start(workflow, _input(request, number))
             await handle.result()
 
-    began = time.perf_counter()
     async with anyio.create_task_group() as tasks:
         for _ in range(request["at_once"]):
             tasks.start_soon(one_after_another)
-    return {"took_s": time.perf_counter() - began}
 
 
 async def _flood(child: Child, request: Message) -> Message:
@@ -278,6 +306,7 @@ _REQUESTS: Mapping[str, Callable[[Child, Message], Awaitable[Message]]] = {
     "loop-lag": _loop_lag,
     "start-many": _start_many,
     "keep-busy": _keep_busy,
+    "take-turns": _take_turns,
     "flood": _flood,
     "one-by-one": _one_by_one,
     "looks": _looks,

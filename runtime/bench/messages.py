@@ -14,7 +14,7 @@ from runtime.config import SETTINGS, Settings, setting_json
 
 __all__ = ["Message", "Role", "decoded", "encoded", "settings_from", "settings_message"]
 
-Role: TypeAlias = Literal["worker", "client", "bare"]
+Role: TypeAlias = Literal["worker", "client", "bare", "rivals"]
 
 Message: TypeAlias = Mapping[str, Any]
 

@@ -176,6 +176,7 @@ ROWS: Sequence[Row] = (
         noise=CPU_NOISE,
     ),
     Row(label="  all sampled", measure="telemetry", path="ratio_all", noise=CPU_NOISE),
+    Row(label="  both without, for the noise", measure="telemetry", path="ratio_not_at_all", noise=CPU_NOISE),
     Row(label="one run at a time, p50, ms", measure="latency_ms", path="p50", milestone=10, goal=4),
     Row(label="  p99, ms", measure="latency_ms", path="p99", milestone=30, goal=10),
     Row(label="the same from another process, p50, ms", measure="latency_remote_ms", path="p50", milestone=25, goal=8),

@@ -105,8 +105,8 @@ async def bench_process(
 ) -> AsyncGenerator[BenchProcess]:
     """Start a process and wait until it is ready; at the end of the block it is gone, whatever happened.
 
-    `overrides` are settings of this process alone; `sampled` is the share of runs that it traces, None without
-    telemetry. Raises: ProcessFailed.
+    `overrides` are settings of this process alone; `sampled` is the share of runs that the second one of rivals traces,
+    None without telemetry. Raises: ProcessFailed.
     """
     with tempfile.TemporaryFile(prefix="leasehold-bench-") as complaints:
         process = await anyio.open_process(
