@@ -32,6 +32,7 @@ __all__ = ["MONTHS_AHEAD", "extended_history"]
 
 MONTHS_AHEAD = 6
 
+_LOCK = "hashtextextended('leasehold history', 0)"
 _TRIES = 40
 _BOUND = re.compile(r"FROM \('(?P<lower>[^']+)'\) TO \((?:'(?P<upper>[^']+)'|MAXVALUE)\)")
 _DETACH_S = 300
@@ -61,9 +62,15 @@ class _Extension:
         self._beyond = _months_later(self._this_month, MONTHS_AHEAD + 1)
 
     async def run(self) -> list[str]:
-        lock = "SELECT pg_try_advisory_lock(hashtextextended('leasehold history', 0))"
-        if not await self._value(lock):
+        if not await self._value(f"SELECT pg_try_advisory_lock({_LOCK})"):
             return []
+        made = await self._extend()
+        # With the connection it would be given back too, but only when the server notices, and until then whoever comes
+        # next does nothing.
+        await self._value(f"SELECT pg_advisory_unlock({_LOCK})")
+        return made
+
+    async def _extend(self) -> list[str]:
         attached = await self._is_catch_all_attached()
         end = await self._end_of_months()
         if attached and end >= self._beyond:

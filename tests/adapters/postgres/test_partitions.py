@@ -88,6 +88,24 @@ async def test_months_are_added_up_to_half_a_year_ahead(months: Months) -> None:
     assert {"history_before", "history_after", *names(0, 6, 7, 8)} <= await months.attached()
 
 
+async def test_whoever_comes_next_need_not_wait_until_the_server_has_noticed_that_we_left(
+    months: Months, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[asyncpg.Connection] = []
+
+    def stay(connection: asyncpg.Connection) -> None:
+        left.append(connection)
+
+    monkeypatch.setattr(asyncpg.Connection, "terminate", stay)
+
+    assert await months.extend(months_later(1)) == names(7)
+    assert await months.extend(months_later(2)) == names(8)
+
+    monkeypatch.undo()
+    for connection in left:
+        connection.terminate()
+
+
 async def test_rows_go_to_the_month_of_their_run_s_id(months: Months) -> None:
     await months.extend(months_later(1))
 
