@@ -182,7 +182,7 @@ def current_ref() -> SpanRef | None:
     """The current span of the caller, whoever made it; None when there is none."""
     # By ourselves, for the many who have none.
     span = otel_context.get_current().get(SPAN_KEY)
-    if not isinstance(span, Span):
+    if span is None or not isinstance(span, Span):
         return None
     current = span.get_span_context()
     return SpanRef(current.trace_id, current.span_id, current.trace_flags.sampled) if current.is_valid else None
