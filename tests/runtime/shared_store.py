@@ -88,6 +88,14 @@ def _app(app: App | Workflow[Any, Any]) -> App:
     return app if isinstance(app, App) else App(workflows=[app])
 
 
+async def lose_lease(supervisor: Supervisor) -> str:
+    """End the lease of its session behind its back; it lives on."""
+    session = supervisor.stats().session_id
+    assert session is not None
+    await supervisor.storage.persistence.close_session(session)
+    return session
+
+
 async def until(fact: Callable[[], T | Awaitable[T]], *, within_s: float = WAIT_S) -> T:
     """What `fact` answers as soon as it is true."""
     with anyio.fail_after(within_s):

@@ -30,7 +30,7 @@ from runtime import App, JobMessage, ServerlessHost
 from runtime.job_attempt import attempt_job, new_tokens
 from runtime.job_messages import JobsProcessed
 from tests.runtime.queues import Gates, gated, plain, polled, side_by_side
-from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, until
+from tests.runtime.shared_store import BreakableStore, SharedStore, in_memory, lose_lease, until
 from tests.runtime.told import Told
 
 pytestmark = pytest.mark.anyio
@@ -507,10 +507,7 @@ async def test_the_runs_of_a_supervisor_that_died_are_handed_over_with_what_it_l
     async with store.supervisor(workflow, queues=("nothing",)) as supervisor:
         run = await supervisor.start(workflow, 1)
         await until(lambda: gates.stages() == ["right"])
-        session = supervisor.stats().session_id
-        assert session is not None
-        # Its lease ends behind its back.
-        await supervisor.storage.persistence.close_session(session)
+        await lose_lease(supervisor)
 
         async with store.host(workflow, **BOTH) as host:
             gates.open("left", "right")

@@ -12,7 +12,7 @@ import pytest
 from kernel import RetryPolicy, StageContext, Workflow, WorkflowBuilder, stage
 from runtime import App, Supervisor
 from tests.runtime.gates import Doc, Gate, echo, three_stages
-from tests.runtime.shared_store import SharedStore, until
+from tests.runtime.shared_store import SharedStore, lose_lease, until
 
 pytestmark = pytest.mark.anyio
 
@@ -178,11 +178,10 @@ async def test_two_supervisors_of_one_name_are_two_sessions(store: SharedStore):
 async def test_a_supervisor_that_loses_its_lease_interrupts_its_bodies_and_begins_anew(memory: SharedStore):
     gate = Gate()
     workflow = gate.workflow()
-    async with memory.opened() as storage, memory.supervisor(workflow) as supervisor:
+    async with memory.supervisor(workflow) as supervisor:
         run = await supervisor.start(workflow, Doc(text="x"))
         await until(lambda: gate.entered)
-        lost = supervisor.stats().session_id
-        await storage.persistence.close_session(lost)
+        lost = await lose_lease(supervisor)
         await until(lambda: gate.interrupted)
         gate.open()
         assert await run.result() == Doc(text="x")

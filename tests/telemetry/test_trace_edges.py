@@ -19,7 +19,7 @@ from kernel.ports.jobs import JobTransport
 from runtime import Supervisor
 from telemetry.run_trace import root_id
 from tests.runtime.gates import Doc, Gate
-from tests.runtime.shared_store import LateAnswers, SharedStore, in_memory, until
+from tests.runtime.shared_store import LateAnswers, SharedStore, in_memory, lose_lease, until
 from tests.telemetry.trees import Sent, check_whole
 
 pytestmark = pytest.mark.anyio
@@ -59,10 +59,7 @@ async def test_what_a_lost_lease_had_in_flight_is_sent_once_by_whoever_takes_it_
     async with store.supervisor(workflow) as loser:
         run = await loser.start(workflow, Doc(text="a"))
         await until(lambda: gate.entered)
-        session = loser.stats().session_id
-        assert session is not None
-        # Its lease ends behind its back, and it lives on.
-        await loser.storage.persistence.close_session(session)
+        session = await lose_lease(loser)
         async with store.supervisor(workflow) as other:
             await until(lambda: len(gate.entered) == 2)
             gate.open()
@@ -83,10 +80,8 @@ async def test_a_host_that_takes_over_from_a_dead_supervisor_goes_on_with_its_tr
     async with store.supervisor(workflow) as loser:
         run = await loser.start(workflow, Doc(text="a"))
         await until(lambda: gate.entered)
-        session = loser.stats().session_id
-        assert session is not None
+        await lose_lease(loser)
         # What claims for itself again would take the run back.
-        await loser.storage.persistence.close_session(session)
         loser._claims_here.drain()
         gate.open()
         async with store.host(workflow) as host:

@@ -35,7 +35,7 @@ from runtime import App, Client
 from telemetry.run_trace import own_trace_id, root_id
 from telemetry.tracing import Tracing
 from tests.runtime.gates import Doc, Gate
-from tests.runtime.shared_store import SharedStore, until
+from tests.runtime.shared_store import SharedStore, lose_lease, until
 from tests.telemetry.trees import Sent, check_whole
 
 pytestmark = pytest.mark.anyio
@@ -538,10 +538,8 @@ async def test_a_look_that_its_process_did_not_survive_is_made_again_as_the_same
     async with store.supervisor(workflow) as loser:
         run = await loser.start(workflow, Doc(text="a"))
         await until(lambda: begun[0] == 1)
-        session = loser.stats().session_id
-        assert session is not None
         ends = sent.named("check batch")
-        await loser.storage.persistence.close_session(session)
+        await lose_lease(loser)
         async with store.supervisor(workflow) as other:
             await other.run(run.id).result()
 
