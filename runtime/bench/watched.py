@@ -30,7 +30,7 @@ __all__ = ["Watched", "measure_watched", "open_watched"]
 WITHIN_S = 300.0
 RUNS_PER_TURN = 25
 """A virtual machine may run twice as fast for a second, and then again not: both turns of a pair shall be in the same
-mood. Of two supervisors that are the same, 150 such pairs differed by 0.4 %, 40 pairs of four times the length by 3 %.
+mood. Of two supervisors that are the same, 150 such pairs differed by 0.5 %, 40 pairs of four times the length by 3 %.
 """
 RATIOS: dict[str, float | None] = {"not_at_all": None, "1_percent": 0.01, "all": 1.0}
 
