@@ -1,7 +1,7 @@
 """Journals of runs that have no actor in this process: load, decide, append from outside, look again on conflict.
 
-Stateless: every call reads the history anew, so any process with a store can use it, with or without the user's
-code. What is appended here leaves the run's owner in place and raises its attention.
+Stateless: every call reads the history anew (or is given what was just read), so any process with a store can use it,
+with or without the user's code. What is appended here leaves the run's owner in place and raises its attention.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class JournalStore(Appends, Histories, Protocol):
 
 
 class ForeignJournals:
-    """`Journals` over a store alone; appends in the modes `create` and `foreign`.
+    """`Journals` over a store alone; appends in the modes `create`, `foreign` and `dispatch`.
 
     `births` is where new histories begin, when not in the store itself: in somebody's transaction.
     """
@@ -88,7 +88,7 @@ class ForeignJournals:
                 state = None
                 continue
             state = fold_stored(stored, state)
-            moment = Moment(now=self._clock.now(), append_id=self._ids.append_id())
+            moment = Moment(now=self._clock.now(), append_id=self._ids.append_id(), attended=stored.head.owner_live)
             decision = decide(state, moment)
             if not decision.changes:
                 return decision.result
@@ -100,6 +100,16 @@ class ForeignJournals:
                     raise
                 continue
             return decision.result
+
+    async def hand_over(self, state: RunState, decide: Decide[R], /) -> R:
+        """Decide on this state, and append once; who finds the run changed looks for due ones again."""
+        now = self._clock.now()
+        # The store has found the run due by its own clock, which ours may be a moment behind.
+        now = now if state.run_at is None else max(now, state.run_at)
+        moment = Moment(now=now, append_id=self._ids.append_id())
+        decision = decide(state, moment)
+        await self._store.append(append_of(decision, moment, mode="dispatch", expected=state.seq))
+        return decision.result
 
     async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
         """Read inline payloads from the history and the others from the blob store."""

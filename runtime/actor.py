@@ -18,7 +18,7 @@ is handed back to be routed again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -39,7 +39,7 @@ from kernel.errors import (
 )
 from kernel.journal import append_of, fetch_payloads, fold_stored, inline_bodies
 from kernel.model.draft import Moment
-from kernel.model.facts import NewerHistory, RunCancelled, RunOwnerChanged
+from kernel.model.facts import Fact, NewerHistory, RunCancelled, RunOwnerChanged
 from kernel.model.head import head_of
 from kernel.model.machine import Status
 from kernel.model.plan import Done, Lost, Poll, Start, Transition, WaitUntil, due, plan
@@ -445,9 +445,7 @@ class RunActor:
         if self.state.seq <= self._host.history_warn <= batch.decision.state.seq:
             logger.warning("history.long", run_id=self.run_id, events=batch.decision.state.seq)
         self.state = batch.decision.state
-        narrate(self.run_id, self.state.workflow_id, batch.decision.facts)
-        if self._host.meters is not None:
-            self._host.meters.told(self.state, batch.decision.facts)
+        self._tell(batch.decision.facts)
         self.inline.update(batch.decision.bodies)
         self._previous_owner = None
         if self.state.ended:
@@ -515,7 +513,8 @@ class RunActor:
             raise LeaseLost(self.run_id, session_id=self.lease.session_id)
         before, self.state = self.state, fold_stored(stored, self.state)
         if self.state.status is Status.CANCELLED and not before.ended:
-            narrate(self.run_id, self.state.workflow_id, [RunCancelled()])
+            # Whoever cancels a run that is driven leaves it to us to tell.
+            self._tell([RunCancelled()])
         self.inline.update(inline_bodies(stored.rows))
         self._cancel_superseded()
 
@@ -569,6 +568,11 @@ class RunActor:
         self._mailbox.close(lost if self._gone else ActorGone())
         self._host.left(self)
         self._tell_ended()
+
+    def _tell(self, facts: Sequence[Fact]) -> None:
+        narrate(self.state, facts)
+        if self._host.meters is not None:
+            self._host.meters.told(self.state, facts)
 
     def _tell_ended(self) -> None:
         if self._ended is not None:

@@ -48,9 +48,9 @@ from runtime.start_many import started_in_order
 from runtime.watch import Watch
 from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
-from telemetry.metered_journals import metered
 from telemetry.metrics import Meters, find_meters, timed
 from telemetry.privacy import Privacy
+from telemetry.telling_journals import Teller, telling
 
 if TYPE_CHECKING:
     from telemetry.tracing import Tracing
@@ -257,7 +257,11 @@ class Client:
     def _foreign_journals(self, storage: Storage) -> Journals:
         """The journals of runs that are decided from outside."""
         journals = ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
-        return metered(journals, self._meters)
+        return telling(journals, *self._tellers())
+
+    def _tellers(self) -> Sequence[Teller]:
+        """Who is told what is decided there."""
+        return () if self._meters is None else (self._meters.told,)
 
     def _limits(self) -> Limits:
         return Limits(

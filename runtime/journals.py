@@ -13,6 +13,7 @@ from kernel.errors import EngineError, LeaseLost
 from kernel.journal import append_of
 from kernel.model.draft import Decision, Moment
 from kernel.model.facts import StageStarted
+from kernel.model.run import RunState
 from kernel.model.stage import Body
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
@@ -132,6 +133,10 @@ class RoutedJournals:
         if actor is not None:
             actor.look()
         return result
+
+    async def hand_over(self, state: RunState, decide: Decide[R], /) -> R:
+        """Decide on what was read: nobody drives it, nor will we."""
+        return await self._foreign.hand_over(state, decide)
 
     async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
         """From the actor's memory when the run lives here."""

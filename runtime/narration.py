@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 
 from kernel.model.facts import Fact, RunCancelled, RunCompleted, RunFailed, StageRetrying
+from kernel.model.run import RunState
 from telemetry.logs import EventLogger, get_logger
 
 __all__ = ["OutageLog", "narrate"]
@@ -18,8 +19,9 @@ logger: EventLogger = get_logger("leasehold.runtime")
 REPEAT_S = 10.0
 
 
-def narrate(run_id: str, workflow_id: str, facts: Iterable[Fact]) -> None:
+def narrate(state: RunState, facts: Iterable[Fact]) -> None:
     """Say what became of a run, after it is durable; most facts are not worth a line."""
+    run_id, workflow_id = state.run_id, state.workflow_id
     for fact in facts:
         match fact:
             case RunCompleted():

@@ -12,6 +12,7 @@ from typing import TypeVar
 import anyio
 
 from kernel.errors import Unavailable
+from kernel.model.run import RunState
 from kernel.model.stage import Body
 from kernel.ports.blobs import BlobStore
 from kernel.ports.journals import Create, Decide, Journals
@@ -110,6 +111,10 @@ class PatientJournals:
     async def reopen(self, run_id: str, decide: Decide[R], /, *, key: KeyRecord | None = None) -> R:
         """As it is: no attempt begins a run again."""
         return await self._journals.reopen(run_id, decide, key=key)
+
+    async def hand_over(self, state: RunState, decide: Decide[R], /) -> R:
+        """As it is: no attempt hands a run over."""
+        return await self._journals.hand_over(state, decide)
 
     async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
         """Read."""

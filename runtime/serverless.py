@@ -10,7 +10,7 @@ The only thing that goes on during a call is the heartbeat of the job that it ex
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -38,11 +38,12 @@ from runtime.job_attempt import attempt_job, hand_back_job, new_tokens, why_not_
 from runtime.job_messages import JobMessage, JobResult, JobsProcessed, MaintenanceTick, check_count
 from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
-from runtime.narration import OutageLog
+from runtime.narration import OutageLog, narrate
 from runtime.publishing import Parts
 from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import dispatch_due
 from telemetry.logs import EventLogger, get_logger
+from telemetry.telling_journals import Teller
 
 __all__ = ["ServerlessHost"]
 
@@ -194,6 +195,9 @@ class ServerlessHost(Client):
         journals, limits, around = self._foreign_journals(storage), self._limits(), self._around
         self._attempts = job_kernel(storage, self.app, executor, limits, journals=journals, around=around)
         return host_kernel(storage, self.app, executor, limits, sinks=self._sinks, journals=journals, around=around)
+
+    def _tellers(self) -> Sequence[Teller]:
+        return (*super()._tellers(), narrate)
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         await super()._start_services(tasks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -48,6 +48,7 @@ from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
 from runtime.metering import Metering
+from runtime.narration import narrate
 from runtime.patience import PatientBlobs
 from runtime.publishing import Parts, Publisher
 from runtime.recorded_steps import record_step
@@ -56,6 +57,7 @@ from runtime.session import Session, SessionTiming
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
 from telemetry.metrics import timed
+from telemetry.telling_journals import Teller
 
 __all__ = ["Stats", "Supervisor"]
 
@@ -295,6 +297,9 @@ class Supervisor(Client):
             blobs=blobs,
             around=around,
         )
+
+    def _tellers(self) -> Sequence[Teller]:
+        return (*super()._tellers(), narrate)
 
     def _make_journals(self, storage: Storage) -> Journals:
         return RoutedJournals(

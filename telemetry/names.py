@@ -208,7 +208,9 @@ _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _LONG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
 _ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
-RUNS_STARTED = MetricName("leasehold.runs.started", "counter", "{run}", "runs that began to execute", (WORKFLOW_ID,))
+RUNS_STARTED = MetricName(
+    "leasehold.runs.started", "counter", "{run}", "runs that began to execute; a rerun is no beginning", (WORKFLOW_ID,)
+)
 RUNS_COMPLETED = MetricName("leasehold.runs.completed", "counter", "{run}", "runs that completed", (WORKFLOW_ID,))
 RUNS_FAILED = MetricName("leasehold.runs.failed", "counter", "{run}", "runs that failed", (WORKFLOW_ID,))
 RUNS_CANCELLED = MetricName("leasehold.runs.cancelled", "counter", "{run}", "runs that were cancelled", (WORKFLOW_ID,))

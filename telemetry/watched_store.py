@@ -134,6 +134,10 @@ class WatchedJournals:
         """`Journals.reopen`."""
         return self._journals.reopen(run_id, decide, key=key)
 
+    def hand_over(self, state: RunState, decide: Decide[R], /) -> Coroutine[Any, Any, R]:
+        """`Journals.hand_over`."""
+        return self._journals.hand_over(state, decide)
+
     def payloads(self, run_id: str, bodies: Collection[Body], /) -> Coroutine[Any, Any, Mapping[Body, bytes]]:
         """`Journals.payloads`."""
         return self._journals.payloads(run_id, bodies)

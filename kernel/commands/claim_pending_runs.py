@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from typing import ClassVar, Literal, Protocol
 
 from kernel.command import Command
 from kernel.commands.create_run import find_fault
 from kernel.commands.execute_job import definition_of
 from kernel.errors import Conflict, EngineError, ErrorInfo, InvalidCommand, Unavailable
-from kernel.journal import append_of, fold_stored
+from kernel.journal import fold_stored
 from kernel.model.attempts import lose_attempt
 from kernel.model.consequences import advance_run, fail_run
 from kernel.model.draft import Decision, Draft, Moment
@@ -95,13 +95,13 @@ class ClaimPendingRunsPorts(Protocol):
         ...
 
     @property
-    def store(self) -> Appends:
-        """Where they are handed over."""
+    def journals(self) -> Journals:
+        """Where they are handed over, and where the input of a run is that nobody has checked."""
         ...
 
     @property
-    def journals(self) -> Journals:
-        """Where the input of a run is that nobody has checked."""
+    def store(self) -> Appends:
+        """Where those are parked that cannot be decided."""
         ...
 
     @property
@@ -111,12 +111,12 @@ class ClaimPendingRunsPorts(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """When it is."""
+        """When they are parked."""
         ...
 
     @property
     def ids(self) -> Ids:
-        """Where the ids of appends come from."""
+        """Where the ids of those appends come from."""
         ...
 
 
@@ -127,17 +127,18 @@ def decide_dispatch(
     previous: str | None = None,
     fault: ErrorInfo | None = None,
     policies: Mapping[str, RetryPolicy] | None = None,
-) -> Decision[None]:
+) -> Decision[Sequence[str]]:
     """Have the run driven by jobs from now on, and enqueue what is due in it; `fault` is what is wrong with its input.
 
-    An attempt that its former owner, the session `previous`, was executing is lost.
+    An attempt that its former owner, the session `previous`, was executing is lost. The result is the ids of the stages
+    that have jobs then.
     """
     draft = Draft(state, moment)
     if state.ended or state.drive == "jobs":
-        return draft.decided(None)
+        return draft.decided(())
     if fault is not None:
         fail_run(draft, fault)
-        return draft.decided(None)
+        return draft.decided(())
     if state.status is Status.PENDING:
         draft.add(RunStarted(owner=None, drive="jobs"))
     else:
@@ -148,7 +149,7 @@ def decide_dispatch(
                     draft, stage.id, (policies or {}).get(stage.id, RetryPolicy()), owner=previous or state.owner
                 )
     advance_run(draft)
-    return draft.decided(None)
+    return draft.decided(tuple(jobs_of(draft.state)))
 
 
 async def claim_pending_runs(command: ClaimPendingRuns, ports: ClaimPendingRunsPorts) -> ClaimPendingRunsResult:
@@ -191,23 +192,15 @@ async def _hand_over(stored: StoredHistory, ports: ClaimPendingRunsPorts) -> Cla
         payloads = await ports.journals.payloads(state.run_id, [state.input])
         fault = find_fault(workflow, payloads[state.input], state.config)
     running = [stage.id for stage in state.stages.values() if stage.status is Status.RUNNING]
-    moment = Moment(now=_not_before(ports.clock.now(), state.run_at), append_id=ports.ids.append_id())
-    decision = decide_dispatch(
-        state,
-        moment,
+    decide = partial(
+        decide_dispatch,
         previous=stored.head.owner,
         fault=fault,
         policies={stage_id: workflow.get_stage(stage_id).retry for stage_id in running},
     )
-    await ports.store.append(append_of(decision, moment, mode="dispatch", expected=state.seq))
-    jobs = jobs_of(decision.state)
+    jobs = await ports.journals.hand_over(state, decide)
     return ClaimedRun(
         run_id=state.run_id,
         workflow_id=state.workflow_id,
         job_ids=tuple(f"{state.run_id}/{stage_id}" for stage_id in jobs),
     )
-
-
-def _not_before(now: datetime, run_at: datetime | None) -> datetime:
-    # The store has found the run due by its own clock, which ours may be a moment behind.
-    return now if run_at is None else max(now, run_at)

@@ -48,6 +48,14 @@ class Journals(Protocol):
         """
         ...
 
+    async def hand_over(self, state: RunState, decide: Decide[R], /) -> R:
+        """Decide on this state of a run that is due, and append if it has not changed since: jobs drive it then.
+
+        Due it is by the store's clock, so the moment is never before that. What `decide` raises comes out unchanged.
+        Raises: StaleVersion, and then somebody was faster; Unavailable.
+        """
+        ...
+
     async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
         """The raw JSON of these bodies, wherever they are kept. Raises: BlobNotFound, RunNotFound, Unavailable."""
         ...

@@ -5,14 +5,18 @@ In memory they share an object; on Postgres each opens its own connections. Test
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from inspect import isawaitable
 from typing import Any, TypeVar
+from uuid import UUID
 
 import anyio
+import asyncpg
 from anyio.lowlevel import checkpoint
 
 from adapters.memory import MemoryBlobStore, MemoryPersistence
@@ -105,6 +109,24 @@ async def until(fact: Callable[[], T | Awaitable[T]], *, within_s: float = WAIT_
             if found:
                 return found
             await anyio.sleep(0.002)
+
+
+async def create_in_sql(url: str, workflow_id: str, value: object) -> str:
+    """In a transaction of the caller's own."""
+    found: list[UUID] = []
+
+    async def insert() -> None:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            async with connection.transaction():
+                sql = "SELECT leasehold.create_run($1, $2::text::json)"
+                found.append(await connection.fetchval(sql, workflow_id, json.dumps(value)))
+        finally:
+            await connection.close(timeout=10)
+
+    # The driver speaks asyncio, whatever loop runs here.
+    await anyio.to_thread.run_sync(lambda: asyncio.run(insert()))
+    return str(found[0])
 
 
 class LateAnswers:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
-import anyio
-import asyncpg
 import pytest
 
 from adapters.system import RandomIds
@@ -21,7 +16,7 @@ from kernel.model.facts import FORMAT, AnnotationCreated, NewerHistory
 from kernel.ports.persistence import HeadRow, Persistence
 from runtime import App, RunHandle
 from tests.runtime.gates import Doc, Gate, echo
-from tests.runtime.shared_store import SharedStore, until
+from tests.runtime.shared_store import SharedStore, create_in_sql, until
 
 pytestmark = pytest.mark.anyio
 
@@ -107,24 +102,6 @@ async def waits_for(run: RunHandle[Any], reason: str) -> bool:
 
 
 # -- runs that SQL creates -----------------------------------------------------------------------------------------
-
-
-async def create_in_sql(url: str, workflow_id: str, value: object) -> str:
-    """In a transaction of the caller's own."""
-    found: list[UUID] = []
-
-    async def insert() -> None:
-        connection = await asyncpg.connect(url, timeout=10)
-        try:
-            async with connection.transaction():
-                sql = "SELECT leasehold.create_run($1, $2::text::json)"
-                found.append(await connection.fetchval(sql, workflow_id, json.dumps(value)))
-        finally:
-            await connection.close(timeout=10)
-
-    # The driver speaks asyncio, whatever loop runs here.
-    await anyio.to_thread.run_sync(lambda: asyncio.run(insert()))
-    return str(found[0])
 
 
 async def test_a_run_created_in_sql_executes_and_an_invalid_one_fails_with_what_is_wrong(postgres: SharedStore):

@@ -1,4 +1,4 @@
-"""Traces of a test: a provider of its own, in place of the process's, and what it was told."""
+"""Traces and metrics of a test: providers of its own, in place of the process's, and what they were told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
 
+from telemetry.metrics import use_meters
 from tests.runtime.conftest import log, memory, migrated_url, postgres, store, untouched_logging
+from tests.telemetry.metered import Metered, set_up
 from tests.telemetry.trees import Sent
 
 __all__ = ["log", "memory", "migrated_url", "postgres", "store", "untouched_logging"]
@@ -40,3 +42,12 @@ def sampled_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Sampler], 
 def sent(sampled_by: Callable[[Sampler], Sent]) -> Sent:
     """Everything is sampled; what was sent so far."""
     return sampled_by(ParentBased(ALWAYS_ON))
+
+
+@pytest.fixture
+def metered() -> Iterator[Metered]:
+    """Everything that is opened afterwards is metered."""
+    made = set_up(own_histograms=True)
+    use_meters(made.meters)
+    yield made
+    use_meters(None)

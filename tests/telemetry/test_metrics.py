@@ -4,75 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from kernel import RetryPolicy, RunCancelled, RunFailed, StageContext, WorkflowBuilder, stage
 from runtime import App
 from telemetry import names
-from telemetry.histograms import HistogramFeed
 from telemetry.metrics import Meters, find_meters, use_meters
 from tests.runtime.gates import Doc, Gate
-from tests.runtime.shared_store import SharedStore, until
+from tests.runtime.shared_store import SharedStore, lose_lease, until
+from tests.telemetry.metered import Metered, set_up
 
 pytestmark = pytest.mark.anyio
 
 SOON = timedelta(milliseconds=1)
 UNBOUNDED = {names.RUN_ID, names.SESSION_ID, names.STAGE_ATTEMPT, names.STAGE_EXECUTION}
-
-
-@dataclass
-class Metered:
-    """What a process counts, as an exporter is given it."""
-
-    meters: Meters
-    reader: InMemoryMetricReader
-    feed: HistogramFeed | None
-
-    def metrics(self) -> dict[str, Metric]:
-        data = self.reader.get_metrics_data()
-        assert data is not None
-        data = data if self.feed is None else self.feed.added(data)
-        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
-        assert {scope.scope.name for scope in scopes} == {"leasehold"}
-        return {metric.name: metric for scope in scopes for metric in scope.metrics}
-
-    def points(self, name: names.MetricName) -> dict[tuple[str, ...], Any]:
-        """The points by the values of their attributes: numbers, or how many values a histogram has."""
-        metric = self.metrics().get(name.name)
-        if metric is None:
-            return {}
-        return {
-            tuple(str((point.attributes or {})[key]) for key in name.attributes): (
-                point.count if name.kind == "histogram" else point.value
-            )
-            for point in metric.data.data_points
-        }
-
-
-def set_up(*, own_histograms: bool) -> Metered:
-    reader = InMemoryMetricReader()
-    meters = Meters(MeterProvider([reader], shutdown_on_exit=False), own_histograms=own_histograms)
-    feed = HistogramFeed() if own_histograms else None
-    if feed is not None:
-        feed.of(meters.distributions)
-    return Metered(meters, reader, feed)
-
-
-@pytest.fixture
-def metered() -> Iterator[Metered]:
-    """Everything that is opened afterwards is metered."""
-    made = set_up(own_histograms=True)
-    use_meters(made.meters)
-    yield made
-    use_meters(None)
 
 
 @stage("copy")
@@ -168,22 +119,47 @@ async def test_retries_and_failures_are_counted_by_stage(metered: Metered, store
         assert metered.points(names.RUN_DURATION) == {("failing", "failed"): 1}
 
 
-async def test_a_run_that_another_process_cancels_is_counted_by_that_one_alone(
-    metered: Metered, store: SharedStore
+@pytest.mark.parametrize("by", ["a metered process", "a process without meters"])
+async def test_whoever_cancels_it_a_run_that_is_driven_is_counted_where_it_is_driven(
+    metered: Metered, store: SharedStore, by: str
 ) -> None:
     gate = Gate()
     held = holding(gate)
-    async with store.supervisor(held) as supervisor, store.client(held) as client:
+    async with store.supervisor(held) as supervisor:
         run = await supervisor.start(held, Doc(text="a"))
         await until(lambda: gate.entered)
         assert metered.points(names.BODIES_RUNNING) == {(): 1}
-        await client.run(run.id).cancel("enough")
+        use_meters(metered.meters if by == "a metered process" else None)
+        async with store.client(held) as client:
+            await client.run(run.id).cancel("enough")
         with pytest.raises(RunCancelled):
             await run.result()
         await until(lambda: supervisor.stats().actors == 0)
 
         assert metered.points(names.RUNS_CANCELLED) == {("held",): 1}
+        assert metered.points(names.RUN_DURATION) == {("held", "cancelled"): 1}
         assert metered.points(names.ACTORS) == {(): 0}
+
+
+async def test_a_run_that_nobody_drives_is_counted_by_whoever_cancels_it(metered: Metered, store: SharedStore) -> None:
+    gate = Gate()
+    held = holding(gate)
+    async with store.client(held) as client:
+        waiting = await client.start(held, Doc(text="a"))
+        await client.run(waiting.id).cancel()
+        assert metered.points(names.RUNS_CANCELLED) == {("held",): 1}
+
+        use_meters(None)
+        async with store.supervisor(held) as supervisor:
+            orphan = await supervisor.start(held, Doc(text="a"))
+            await until(lambda: gate.entered)
+            await lose_lease(supervisor)
+            await client.run(orphan.id).cancel()
+
+        assert metered.points(names.RUNS_CANCELLED) == {("held",): 2}
+
+
+# -- the session and the store -----------------------------------------------------------------------------------------
 
 
 async def test_the_lease_and_the_loop_are_measured_by_heartbeats(metered: Metered, store: SharedStore) -> None:
