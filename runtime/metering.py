@@ -1,11 +1,13 @@
-"""What a supervisor tells the meters of its process: how it stands, and now and then how the whole store does.
+"""What a supervisor or a host tells the meters of its process: how it stands, and how the whole store does.
 
 Only of a process that is metered: otherwise there is no `Metering`, nothing is asked and nothing wrapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
@@ -16,13 +18,15 @@ from runtime.bootstrap import Storage
 from telemetry import names
 from telemetry.metrics import Meters, Reading
 
-__all__ = ["Metering"]
+__all__ = ["Metering", "standing"]
 
 BACKLOG_EVERY_S = 15.0
 """The question costs the database some milliseconds, and every process that is metered asks it."""
+BACKLOG_KEPT_S = 60.0
+"""What was found is told for so long. A host may not be called again, and an autoscaler must not act on old numbers."""
 
 
-class _Standing(Protocol):
+class _Stats(Protocol):
     """What a supervisor's `stats` say."""
 
     @property
@@ -38,54 +42,84 @@ class _Standing(Protocol):
     def abandoned_threads(self) -> int: ...
 
 
+def standing(stats: _Stats) -> Iterable[Reading]:
+    """How a supervisor stands."""
+    yield names.ACTORS, (), stats.actors
+    yield names.BODIES_RUNNING, (), stats.bodies
+    yield names.BODIES_WAITING, (), stats.bodies_waiting
+    yield names.THREADS_ABANDONED, (), stats.abandoned_threads
+
+
 class Metering:
-    """The gauges of one supervisor; `run` keeps them until it is cancelled. `stats` is called from other threads.
+    """The gauges of one supervisor or host, for as long as they are `offered`; `run` also keeps those of the store.
 
     Of these workflows, and of those that were seen waiting, it is also told that nothing waits. Their runs are counted
-    from 0 on.
+    from 0 on. `own` are the readings of the supervisor itself; they are asked for from other threads.
     """
 
     def __init__(
-        self, meters: Meters, storage: Storage, stats: Callable[[], _Standing], workflow_ids: Iterable[str]
+        self,
+        meters: Meters,
+        storage: Storage,
+        workflow_ids: Iterable[str],
+        *,
+        own: Callable[[], Iterable[Reading]] = tuple,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._meters = meters
         self._storage = storage
-        self._stats = stats
+        self._own = own
+        self._now_s = now_s
+        self._asked_s: float | None = None
         self._backlog: Backlog | None = None
         self._workflow_ids = set(workflow_ids)
         meters.know(self._workflow_ids)
 
     async def run(self) -> None:
-        """Tell how things stand, and look at the store every now and then."""
+        """Offer the gauges, and look at the store every now and then, until this is cancelled."""
+        with self.offered():
+            while True:
+                await self.look()
+                await anyio.sleep(BACKLOG_EVERY_S)
+
+    @contextmanager
+    def offered(self) -> Generator[None]:
+        """Meanwhile exporters are given the gauges."""
         unwatch = self._meters.watch(self._readings)
         try:
-            while True:
-                try:
-                    self._backlog = await self._storage.persistence.backlog()
-                    self._workflow_ids.update(self._backlog.runnable)
-                except Unavailable:
-                    # Whoever does the work says it. What was known before says nothing any more.
-                    self._backlog = None
-                await anyio.sleep(BACKLOG_EVERY_S)
+            yield
         finally:
             unwatch()
 
+    async def look_now_and_then(self) -> None:
+        """Look at the store, unless that was done a moment ago; for whoever has no time of its own."""
+        if self._asked_s is None or self._now_s() - self._asked_s >= BACKLOG_EVERY_S:
+            await self.look()
+
+    async def look(self) -> None:
+        """Ask the store how it stands."""
+        self._asked_s = self._now_s()
+        try:
+            self._backlog = await self._storage.persistence.backlog()
+            self._workflow_ids.update(self._backlog.runnable)
+        except Unavailable:
+            # Whoever does the work says it. What was known before says nothing any more.
+            self._backlog = None
+
     def _readings(self) -> Iterable[Reading]:
-        stats = self._stats()
-        yield names.ACTORS, (), stats.actors
-        yield names.BODIES_RUNNING, (), stats.bodies
-        yield names.BODIES_WAITING, (), stats.bodies_waiting
-        yield names.THREADS_ABANDONED, (), stats.abandoned_threads
+        yield from self._own()
         if self._storage.listening is not None:
             silence_s, outages = self._storage.listening()
             yield names.HINTS_OUTAGES, (), outages
             if silence_s is not None:
                 yield names.HINTS_SILENCE, (), silence_s
-        if (backlog := self._backlog) is not None:
-            # Zero, not nothing: an autoscaler that finds no number does nothing.
-            for workflow_id in tuple(self._workflow_ids):
-                yield names.RUNS_RUNNABLE, (workflow_id,), backlog.runnable.get(workflow_id, 0)
-            yield from _of_the_store(backlog)
+        backlog, asked_s = self._backlog, self._asked_s
+        if backlog is None or asked_s is None or self._now_s() - asked_s > BACKLOG_KEPT_S:
+            return
+        # Zero, not nothing: an autoscaler that finds no number does nothing.
+        for workflow_id in tuple(self._workflow_ids):
+            yield names.RUNS_RUNNABLE, (workflow_id,), backlog.runnable.get(workflow_id, 0)
+        yield from _of_the_store(backlog)
 
 
 def _of_the_store(backlog: Backlog) -> Iterable[Reading]:

@@ -38,6 +38,7 @@ from runtime.job_attempt import attempt_job, hand_back_job, new_tokens, why_not_
 from runtime.job_messages import JobMessage, JobResult, JobsProcessed, MaintenanceTick, check_count
 from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
+from runtime.metering import Metering
 from runtime.narration import OutageLog, narrate
 from runtime.publishing import Parts
 from runtime.recorded_steps import record_step
@@ -81,6 +82,7 @@ class ServerlessHost(Client):
         self._executor: LocalExecutor | None = None
         self._logbook: LogBook | None = None
         self._attempts: Kernel | None = None
+        self._metering: Metering | None = None
         self._calls = 0
         self._idle = anyio.Event()
 
@@ -158,6 +160,8 @@ class ServerlessHost(Client):
             published = await self._step(FlushOutbox(max_events=max_claims), errors)
             handed = () if claimed is None else tuple(job_id for run in claimed.claimed for job_id in run.job_ids)
             waiting = await self._messages(handed + (() if reaped is None else reaped.job_ids))
+            if self._metering is not None:
+                await self._metering.look_now_and_then()
         return MaintenanceTick(
             claimed=0 if claimed is None else len(claimed.claimed),
             released=0 if reaped is None else reaped.released,
@@ -205,6 +209,10 @@ class ServerlessHost(Client):
         tasks.start_soon(self._serve, "logbook", self._logbook.run)
         assert self._executor is not None
         tasks.start_soon(self._serve, "executor", self._executor.run_services)
+        if self._meters is not None:
+            known = [workflow.id for workflow in self.app.workflows]
+            self._metering = Metering(self._meters, self.storage, known)
+            self._service_stack.enter_context(self._metering.offered())
 
     @contextmanager
     def _call(self) -> Generator[None]:

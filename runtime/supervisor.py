@@ -47,7 +47,7 @@ from runtime.journals import RoutedJournals
 from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
-from runtime.metering import Metering
+from runtime.metering import Metering, standing
 from runtime.narration import narrate
 from runtime.patience import PatientBlobs
 from runtime.publishing import Parts, Publisher
@@ -317,7 +317,8 @@ class Supervisor(Client):
             tasks.start_soon(self._serve, "scheduled commands", self._scheduled.run)
         if self._meters is not None:
             known = [workflow.id for workflow in self.app.workflows]
-            tasks.start_soon(self._serve, "metrics", Metering(self._meters, self.storage, self.stats, known).run)
+            metering = Metering(self._meters, self.storage, known, own=lambda: standing(self.stats()))
+            tasks.start_soon(self._serve, "metrics", metering.run)
         self._actor_tasks = tasks
         self._jobs_here.spawn_in(tasks)
 

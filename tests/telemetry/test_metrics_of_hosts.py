@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import LogCapture
 
 from kernel import StageContext, WorkflowBuilder, stage
-from runtime import RunHandle, ServerlessHost
+from runtime import App, RunHandle, ServerlessHost
+from runtime.metering import Metering
 from telemetry import names
 from telemetry.metrics import use_meters
 from tests.runtime.gates import Doc, Gate
@@ -77,7 +78,41 @@ async def test_an_attempt_that_a_hand_over_finds_lost_is_counted_as_retried(
             assert await work_off(host, run) == "COMPLETED"
 
             # It began, and was counted, elsewhere.
-            assert metered.points(names.RUNS_STARTED) == {}
+            assert metered.points(names.RUNS_STARTED) == {("held",): 0}
             assert metered.points(names.STAGES_RETRIED) == {("held", "hold", "lost"): 1}
     assert ("stage.retrying", "lost") in [(line["event"], line.get("cause")) for line in log.entries]
     assert ("run.completed", run.id) in [(line["event"], line.get("run_id")) for line in log.entries]
+
+
+async def test_a_tick_tells_what_waits_in_the_store_and_that_nothing_does(metered: Metered, store: SharedStore) -> None:
+    other = WorkflowBuilder("other", input=Doc, output=Doc).pipe(copy).build()
+    async with store.client(App(workflows=[other])) as client, store.host(copying) as host:
+        await client.start(other, Doc(text="a"))
+        assert metered.points(names.RUNS_RUNNABLE) == {}
+
+        await host.run_maintenance_tick()
+
+        assert metered.points(names.RUNS_RUNNABLE) == {("copying",): 0, ("other",): 1}
+        assert metered.points(names.UNKNOWN_WORKFLOW) == {(): 1}
+        assert metered.points(names.OLDEST_RUNNABLE_AGE)[()] > 0
+        assert metered.points(names.OUTBOX_LAG) == metered.points(names.DEAD_LETTERS) == {(): 0}
+    assert metered.points(names.RUNS_RUNNABLE) == {}
+
+
+async def test_the_store_is_asked_every_fifteen_seconds_and_what_is_older_than_a_minute_is_not_told(
+    metered: Metered, memory: SharedStore
+) -> None:
+    now_s = 0.0
+    async with memory.client(copying) as client:
+        metering = Metering(metered.meters, client.storage, ["copying"], now_s=lambda: now_s)
+        with metering.offered():
+            await metering.look_now_and_then()
+            await client.start(copying, Doc(text="a"))
+            now_s = 14.9
+            await metering.look_now_and_then()
+            assert metered.points(names.RUNS_RUNNABLE) == {("copying",): 0}
+            now_s = 15.0
+            await metering.look_now_and_then()
+            assert metered.points(names.RUNS_RUNNABLE) == {("copying",): 1}
+            now_s = 75.1
+            assert metered.points(names.RUNS_RUNNABLE) == metered.points(names.OUTBOX_LAG) == {}
