@@ -53,8 +53,8 @@ def standing(stats: _Stats) -> Iterable[Reading]:
 class Metering:
     """The gauges of one supervisor or host, for as long as they are `offered`; `run` also keeps those of the store.
 
-    Of these workflows, and of those that were seen waiting, it is also told that nothing waits. Their runs are counted
-    from 0 on. `own` are the readings of the supervisor itself; they are asked for from other threads.
+    Of these workflows and queues, and of those where something was seen waiting, it is also told that nothing waits;
+    and runs of the workflows are counted from 0 on. `own` are the supervisor's readings, asked for from other threads.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Metering:
         meters: Meters,
         storage: Storage,
         workflow_ids: Iterable[str],
+        queues: Iterable[str],
         *,
         own: Callable[[], Iterable[Reading]] = tuple,
         now_s: Callable[[], float] = time.monotonic,
@@ -73,6 +74,7 @@ class Metering:
         self._asked_s: float | None = None
         self._backlog: Backlog | None = None
         self._workflow_ids = set(workflow_ids)
+        self._queues = set(queues)
         meters.know(self._workflow_ids)
 
     async def run(self) -> None:
@@ -102,6 +104,7 @@ class Metering:
         try:
             self._backlog = await self._storage.persistence.backlog()
             self._workflow_ids.update(self._backlog.runnable)
+            self._queues.update(self._backlog.queues)
         except Unavailable:
             # Whoever does the work says it. What was known before says nothing any more.
             self._backlog = None
@@ -119,6 +122,10 @@ class Metering:
         # Zero, not nothing: an autoscaler that finds no number does nothing.
         for workflow_id in tuple(self._workflow_ids):
             yield names.RUNS_RUNNABLE, (workflow_id,), backlog.runnable.get(workflow_id, 0)
+        for queue in tuple(self._queues):
+            found = backlog.queues.get(queue)
+            yield names.JOBS_WAITING, (queue,), 0 if found is None else found.jobs
+            yield names.OLDEST_JOB_AGE, (queue,), 0.0 if found is None else found.oldest_age.total_seconds()
         yield from _of_the_store(backlog)
 
 

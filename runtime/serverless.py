@@ -211,7 +211,7 @@ class ServerlessHost(Client):
         tasks.start_soon(self._serve, "executor", self._executor.run_services)
         if self._meters is not None:
             known = [workflow.id for workflow in self.app.workflows]
-            self._metering = Metering(self._meters, self.storage, known)
+            self._metering = Metering(self._meters, self.storage, known, self._settings.queues)
             self._service_stack.enter_context(self._metering.offered())
 
     @contextmanager

@@ -317,7 +317,9 @@ class Supervisor(Client):
             tasks.start_soon(self._serve, "scheduled commands", self._scheduled.run)
         if self._meters is not None:
             known = [workflow.id for workflow in self.app.workflows]
-            metering = Metering(self._meters, self.storage, known, own=lambda: standing(self.stats()))
+            metering = Metering(
+                self._meters, self.storage, known, self._settings.queues, own=lambda: standing(self.stats())
+            )
             tasks.start_soon(self._serve, "metrics", metering.run)
         self._actor_tasks = tasks
         self._jobs_here.spawn_in(tasks)

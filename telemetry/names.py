@@ -26,16 +26,19 @@ __all__ = [
     "DEAD_LETTERS",
     "HINTS_OUTAGES",
     "HINTS_SILENCE",
+    "JOBS_WAITING",
     "LEASES_LOST",
     "LEASE_RENEWALS",
     "LEASE_RENEWAL_DURATION",
     "LOGS",
     "LOOP_LAG",
     "METRICS",
+    "OLDEST_JOB_AGE",
     "OLDEST_RUNNABLE_AGE",
     "OUTBOX_LAG",
     "OUTCOME",
     "PAYLOADS",
+    "QUEUE_NAME",
     "ROWS",
     "RUN",
     "RUNS_CANCELLED",
@@ -185,6 +188,7 @@ RUN_EVENTS = ("run.owner_changed", "run.rerun", "stage.retrying", "stage.suspend
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 COMMAND_TYPE = "leasehold.command.type"
+QUEUE_NAME = "leasehold.queue.name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +332,22 @@ UNKNOWN_WORKFLOW = MetricName(
     "those of them whose workflow no live process knows",
     shared=True,
 )
+JOBS_WAITING = MetricName(
+    "leasehold.jobs.waiting",
+    "gauge",
+    "{job}",
+    "jobs that are due and that nobody has taken, up to 10,000 of a queue and workflow",
+    (QUEUE_NAME,),
+    shared=True,
+)
+OLDEST_JOB_AGE = MetricName(
+    "leasehold.jobs.oldest_waiting_age",
+    "gauge",
+    "s",
+    "how long the first of them has been due; 0 when there is none",
+    (QUEUE_NAME,),
+    shared=True,
+)
 OUTBOX_LAG = MetricName(
     "leasehold.outbox.lag", "gauge", "s", "how long the first due event has waited to be published", shared=True
 )
@@ -362,6 +382,8 @@ METRICS = (
     RUNS_RUNNABLE,
     OLDEST_RUNNABLE_AGE,
     UNKNOWN_WORKFLOW,
+    JOBS_WAITING,
+    OLDEST_JOB_AGE,
     OUTBOX_LAG,
     DEAD_LETTERS,
 )

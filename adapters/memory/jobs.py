@@ -6,7 +6,7 @@ append; the leases are taken, kept and given up here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from heapq import nsmallest
 
@@ -15,6 +15,7 @@ from kernel.errors import JobLost, LeaseLost
 from kernel.model.facts import FORMAT
 from kernel.model.jobs import JobChanges, JobLease
 from kernel.ports.jobs import Definition, ExpiredJob, Holder, JobInfo, LeasedJob
+from kernel.ports.persistence import QueueBacklog
 
 __all__ = [
     "beat",
@@ -124,6 +125,15 @@ def dequeue(
     )
     chosen = nsmallest(len(tokens), ready, key=lambda job: _order(tables, job))
     return tuple(_lease(tables, job, token, holder, now) for job, token in zip(chosen, tokens, strict=False))
+
+
+def waiting(tables: Tables, now: datetime) -> Mapping[str, QueueBacklog]:
+    """By queue, what is due and nobody has taken."""
+    found: dict[str, list[datetime]] = {}
+    for job in tables.jobs.values():
+        if job.token is None and job.due_at <= now and tables.runs[job.run_id].parked_reason is None:
+            found.setdefault(job.queue, []).append(job.due_at)
+    return {queue: QueueBacklog(jobs=len(due), oldest_age=now - min(due)) for queue, due in found.items()}
 
 
 def take(tables: Tables, run_id: str, stage_id: str, token: str, holder: Holder, now: datetime) -> LeasedJob | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 
+from adapters.memory.jobs import waiting
 from adapters.memory.tables import Run, Tables, head_row
 from kernel.errors import InvalidCommand
 from kernel.model.ids import is_run_id
@@ -58,6 +59,7 @@ def backlog_of(tables: Tables, now: datetime) -> Backlog:
         runnable=Counter(run.new.workflow_id for run, _ in due),
         unknown=sum(run.definition not in known for run, _ in due),
         oldest_age=now - min(at for _, at in due) if due else None,
+        queues=waiting(tables, now),
         outbox_lag=now - min(waiting_since) if waiting_since else None,
         dead_letters=len(tables.dead),
     )

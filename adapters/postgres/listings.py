@@ -17,7 +17,7 @@ from adapters.postgres.statements import Schema, statement
 from kernel.errors import InvalidCommand
 from kernel.model.ids import RUN_ID_SKEW_MAX, is_run_id, run_id_from
 from kernel.model.machine import ACTIVE, Status
-from kernel.ports.persistence import Backlog, Page, RunQuery
+from kernel.ports.persistence import Backlog, Page, QueueBacklog, RunQuery
 
 __all__ = ["Listings"]
 
@@ -39,7 +39,7 @@ class Listings:
             name: statement(name, schema)
             for name in (
                 *("list_newest", "list_of_workflow", "list_active", "list_failed", "list_cancelled"),
-                *("find_runs", "live_workflows", "backlog"),
+                *("find_runs", "live_workflows", "backlog", "waiting_jobs"),
             )
         }
 
@@ -73,11 +73,13 @@ class Listings:
     async def backlog(self) -> Backlog:
         with mapped("measure the backlog"):
             rows = await self._line.fetch("measure the backlog", self._sql["backlog"], COUNTED_MAX)
+            queues = await self._line.fetch("measure the backlog", self._sql["waiting_jobs"], COUNTED_MAX)
         row = rows[0]
         return Backlog(
             runnable=dict(zip(row["workflow_ids"], row["runs"], strict=True)),
             unknown=row["unknown"] or 0,
             oldest_age=row["oldest_age"],
+            queues={each["queue"]: QueueBacklog(jobs=each["jobs"], oldest_age=each["oldest_age"]) for each in queues},
             outbox_lag=row["outbox_lag"],
             dead_letters=row["dead_letters"],
         )

@@ -47,6 +47,7 @@ __all__ = [
     "Page",
     "Persistence",
     "Polls",
+    "QueueBacklog",
     "Repairs",
     "RunQuery",
     "SessionInfo",
@@ -554,17 +555,30 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueueBacklog:
+    """The jobs of one queue that are due and that nobody has taken, at least one; those of parked runs do not wait.
+
+    `oldest_age` is how long the first of them has been due.
+    """
+
+    jobs: int
+    oldest_age: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """What waits in the whole store, by its own clock.
 
     `runnable` counts, by workflow id, the runs that are due and that nobody drives (those of condemned owners too), as
     far as the adapter counts; of these nobody live knows the workflow of `unknown`. `oldest_age` is how long the first
     of them has been due, `outbox_lag` how long the first event has that is due to be published; None: there is none.
+    `queues` has every queue in which a job waits.
     """
 
     runnable: Mapping[str, int]
     unknown: int
     oldest_age: timedelta | None
+    queues: Mapping[str, QueueBacklog]
     outbox_lag: timedelta | None
     dead_letters: int
 

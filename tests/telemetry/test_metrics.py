@@ -191,6 +191,7 @@ async def test_what_waits_in_the_store_is_told_and_so_is_that_nothing_does(
             assert metered.points(names.RUNS_RUNNABLE) == {("copying",): 0, ("rendering",): 1}
             assert metered.points(names.UNKNOWN_WORKFLOW) == {(): 1}
             assert metered.points(names.OLDEST_RUNNABLE_AGE)[()] > 0
+            assert metered.points(names.JOBS_WAITING) == metered.points(names.OLDEST_JOB_AGE) == {("default",): 0}
             assert metered.points(names.OUTBOX_LAG) == metered.points(names.DEAD_LETTERS) == {(): 0}
 
 

@@ -99,12 +99,28 @@ async def test_a_tick_tells_what_waits_in_the_store_and_that_nothing_does(metere
     assert metered.points(names.RUNS_RUNNABLE) == {}
 
 
+async def test_jobs_that_wait_are_told_by_queue(metered: Metered, store: SharedStore) -> None:
+    @stage("render", queue="gpu")
+    async def render(ctx: StageContext[Doc]) -> Doc:
+        return ctx.input
+
+    rendering = WorkflowBuilder("rendering", input=Doc, output=Doc).pipe(render).build()
+    async with store.host(rendering) as host:
+        for text in ("a", "b"):
+            await host.start(rendering, Doc(text=text))
+
+        await host.run_maintenance_tick()
+
+        assert metered.points(names.JOBS_WAITING) == {("default",): 0, ("gpu",): 2}
+        assert metered.points(names.OLDEST_JOB_AGE)["gpu",] > 0
+
+
 async def test_the_store_is_asked_every_fifteen_seconds_and_what_is_older_than_a_minute_is_not_told(
     metered: Metered, memory: SharedStore
 ) -> None:
     now_s = 0.0
     async with memory.client(copying) as client:
-        metering = Metering(metered.meters, client.storage, ["copying"], now_s=lambda: now_s)
+        metering = Metering(metered.meters, client.storage, ["copying"], ["default"], now_s=lambda: now_s)
         with metering.offered():
             await metering.look_now_and_then()
             await client.start(copying, Doc(text="a"))

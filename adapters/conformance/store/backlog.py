@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from adapters.conformance.store.builders import completing
+from adapters.conformance.store.queued import a_queued_run, take
 from adapters.conformance.store.worlds import World
 from kernel.ports.outbox import SinkRecord
 from kernel.ports.persistence import Backlog
@@ -93,3 +94,36 @@ async def test_a_claimed_run_tells_how_long_it_had_been_due(world: World) -> Non
     assert waited is not None
     assert timedelta(minutes=7) <= waited < timedelta(minutes=8)
     assert claimed[orphan.id].waited is None
+
+
+async def waiting_jobs(world: World) -> int:
+    backlog = (await world.store.backlog()).queues.get("gpu")
+    return 0 if backlog is None else backlog.jobs
+
+
+async def test_jobs_wait_in_their_queue_until_somebody_takes_them(world: World) -> None:
+    before = await waiting_jobs(world)
+    await a_queued_run(world)
+    waiting = await waiting_jobs(world)
+    await take(world)
+
+    assert (waiting - before, await waiting_jobs(world) - before) == (2, 1)
+
+
+async def test_a_job_that_is_due_later_or_whose_run_is_parked_does_not_wait(world: World) -> None:
+    before = await waiting_jobs(world)
+    later, parked = await a_queued_run(world), await a_queued_run(world)
+    world.backdoor.age_job(later.id, "left", -timedelta(hours=1))
+    await world.store.append(parked.park_unowned("definition_changed: another"))
+
+    assert await waiting_jobs(world) - before == 1
+
+
+async def test_the_age_of_a_queue_is_that_of_the_job_that_has_been_due_longest(world: World) -> None:
+    run = await a_queued_run(world, priority=9)
+    await a_queued_run(world, priority=2)
+    world.backdoor.age_job(run.id, "right", timedelta(days=400))
+
+    age = (await world.store.backlog()).queues["gpu"].oldest_age
+
+    assert timedelta(days=400) <= age < timedelta(days=401)

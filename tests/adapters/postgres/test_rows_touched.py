@@ -696,6 +696,7 @@ COLD = {
     "register_workflows",
     "same_database",
     "sink_debts",
+    "waiting_jobs",
     "workflow_keys",
 }
 
