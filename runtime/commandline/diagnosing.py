@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from textwrap import wrap
 from typing import Any
 
 from kernel.journal import fold_stored
 from kernel.model.facts import CorruptHistory
-from kernel.ports.diagnosis import Check, CheckStatus, Finding
+from kernel.ports.diagnosis import CheckStatus, Finding
 from runtime.client import Client
-from runtime.commandline.application import load_app
 from runtime.commandline.explanations import Explanation, explain
 from runtime.commandline.explanations_json import explanation_json
 from runtime.commandline.failures import DONE, FAILED, exit_code
@@ -19,8 +17,7 @@ from runtime.commandline.layout import Line, Span, line, printable
 from runtime.commandline.opening import Context, find_chosen_run, note_notice, open_client
 from runtime.commandline.run_case import Case
 from runtime.commandline.runs_view import status_span
-from runtime.config import Settings
-from runtime.diagnosis import Examined, Report, examine, look
+from runtime.diagnosis import Examined, Report, examine
 from runtime.info import run_info
 
 __all__ = ["case_of", "explain_run", "report_health"]
@@ -33,8 +30,6 @@ _SIGNS: dict[CheckStatus, Span] = {
 }
 _WIDE = 100
 """Cells of a line where neither a terminal nor COLUMNS says how many; more are hard to read in any."""
-SHOWN_MAX = 10
-"""So many workflows are named."""
 
 
 # -- doctor ------------------------------------------------------------------------------------------------------------
@@ -42,12 +37,8 @@ SHOWN_MAX = 10
 
 async def report_health(_command: Doctor, context: Context) -> int:
     """Make every check and print what was found."""
-    screen, settings = context.screen, context.settings
-    # Imported first and alone: user code may block the event loop for seconds, while others measure how fast they are
-    # answered.
-    app = None if settings.app is None else await look(Check("app", partial(_check_app, settings)))
-    also = [] if app is None else [Check("app", partial(_found, app))]
-    report = await examine(settings, tell=note_notice(screen), also=also)
+    screen = context.screen
+    report = await examine(context.settings, tell=note_notice(screen))
     if screen.as_json:
         screen.json(_report_json(report))
     else:
@@ -55,21 +46,6 @@ async def report_health(_command: Doctor, context: Context) -> int:
     if report.unreachable is not None:
         return exit_code(report.unreachable)
     return DONE if report.healthy else FAILED
-
-
-async def _check_app(settings: Settings) -> Finding:
-    """Whether the app can be had that processes with these settings would execute. Raises: AppNotLoaded."""
-    workflows = [f"{workflow.id} {workflow.version}" for workflow in load_app(settings).workflows]
-    figures = {"app": settings.app, "workflows": workflows}
-    if not workflows:
-        advice = "Give it some: App(workflows=[...])."
-        return Finding(status="warning", found=f"{settings.app} has no workflow.", advice=advice, figures=figures)
-    shown = ", ".join(workflows[:SHOWN_MAX]) + (", …" if len(workflows) > SHOWN_MAX else "")
-    return Finding(status="ok", found=f"{settings.app} can be imported; its workflows: {shown}.", figures=figures)
-
-
-async def _found(finding: Finding) -> Finding:
-    return finding
 
 
 def _report_json(report: Report) -> dict[str, Any]:

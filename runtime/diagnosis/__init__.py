@@ -4,6 +4,6 @@ The database brings its own checks; here are those of what lies around it, and w
 prints what comes out.
 """
 
-from runtime.diagnosis.examination import Examined, Report, examine, look
+from runtime.diagnosis.examination import Examined, Report, examine
 
-__all__ = ["Examined", "Report", "examine", "look"]
+__all__ = ["Examined", "Report", "examine"]

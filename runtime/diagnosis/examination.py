@@ -50,13 +50,10 @@ class Report:
         return first.finding.error if first.name == "database" else None
 
 
-async def examine(
-    settings: Settings, *, tell: Callable[[str], None] | None = None, also: Sequence[Check] = ()
-) -> Report:
+async def examine(settings: Settings, *, tell: Callable[[str], None] | None = None) -> Report:
     """Make every check that can be made with these settings; nothing is changed, and no error is raised for a finding.
 
     An embedded database that exists is started for it. `tell` is given what people should know about the database.
-    `also` are further checks, which come last.
     """
     async with AsyncExitStack() as stack:
         name: str | None = None
@@ -70,7 +67,7 @@ async def examine(
         # Where payloads are kept elsewhere, the database's table of them is nobody's business.
         elsewhere = {check.name for check in around}
         checks = [check for check in checks if check.name not in elsewhere]
-        return Report(database=name, examined=await _all([*checks, *around, *also]))
+        return Report(database=name, examined=await _all([*checks, *around]))
 
 
 async def _all(checks: Sequence[Check]) -> Sequence[Examined]:

@@ -130,36 +130,3 @@ def test_lines_fit_the_terminal_or_what_columns_says_of_a_pipe(
     _, said = doctor("--database-url", database_url)
 
     assert int(columns) - 20 < max(map(len, said.splitlines())) <= int(columns)
-
-
-APP = """
-from kernel import StageContext, WorkflowBuilder, stage
-from runtime import App
-
-@stage("copy")
-async def copy(ctx: StageContext[str]) -> str:
-    return ctx.input
-
-app = App(workflows=[WorkflowBuilder("copying", version="3", input=str, output=str).pipe(copy).build()])
-"""
-
-
-def test_an_app_that_is_configured_is_imported_and_its_workflows_are_named(
-    doctor: Doctor, migrated_url: str, tmp_path: Path
-) -> None:
-    (tmp_path / "examined_app.py").write_text(APP)
-
-    code, report = doctor("--json", "--database-url", migrated_url, "--app", "examined_app:app")
-
-    app = report["checks"][-1]
-    assert (code, app["name"], app["status"]) == (0, "app", "ok")
-    assert app["figures"] == {"app": "examined_app:app", "workflows": ["copying 3"]}
-
-
-def test_an_app_that_cannot_be_imported_is_a_problem_and_hides_no_other(doctor: Doctor, migrated_url: str) -> None:
-    code, said = doctor("--database-url", migrated_url, "--app", "nope:app")
-
-    assert code == 1
-    assert "✗ app" in said
-    assert 'There is no module "nope".' in said
-    assert "✓ database" in said
