@@ -7,12 +7,21 @@ with or without the user's code. What is appended here leaves the run's owner in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol, TypeAlias, TypeVar
 
 from kernel.errors import StaleVersion
 from kernel.model.draft import Decision, Moment
-from kernel.model.facts import FORMAT, CorruptHistory, NewerHistory, decode_facts, encode_facts, format_of
+from kernel.model.facts import (
+    FORMAT,
+    CorruptHistory,
+    Fact,
+    NewerHistory,
+    RunCancelled,
+    decode_facts,
+    encode_facts,
+    format_of,
+)
 from kernel.model.head import head_of
 from kernel.model.looks import decode_looks, encode_looks, lay_over
 from kernel.model.run import RunState, fold
@@ -33,12 +42,20 @@ from kernel.ports.persistence import (
     StoredHistory,
 )
 
-__all__ = ["ForeignJournals", "JournalStore", "append_of", "fetch_payloads", "fold_stored", "inline_bodies"]
+__all__ = ["ForeignJournals", "JournalStore", "Teller", "append_of", "fetch_payloads", "fold_stored", "inline_bodies"]
 
 R = TypeVar("R")
 
 CONFLICTS_MAX = 20
 """How often a caller's command is decided again before it gives up; the ends of attempts never give up."""
+
+
+Teller: TypeAlias = Callable[[RunState, Sequence[Fact]], None]
+"""Is given facts that have become durable and the state that they led to, and must not raise.
+
+Of all processes one is given each fact, once; none is given it when its writer died, or was cancelled, before it
+had the answer. That a run was cancelled its owner tells, whoever cancelled it.
+"""
 
 
 class JournalStore(Appends, Histories, Protocol):
@@ -48,23 +65,33 @@ class JournalStore(Appends, Histories, Protocol):
 class ForeignJournals:
     """`Journals` over a store alone; appends in the modes `create`, `foreign` and `dispatch`.
 
-    `births` is where new histories begin, when not in the store itself: in somebody's transaction.
+    `births` is where new histories begin, when not in the store itself: in somebody's transaction. The `tellers` are
+    told what was appended here.
     """
 
     def __init__(
-        self, store: JournalStore, blobs: BlobStore, clock: Clock, ids: Ids, *, births: Appends | None = None
+        self,
+        store: JournalStore,
+        blobs: BlobStore,
+        clock: Clock,
+        ids: Ids,
+        *,
+        births: Appends | None = None,
+        tellers: Sequence[Teller] = (),
     ) -> None:
         self._store = store
         self._births: Appends = births or store
         self._blobs = blobs
         self._clock = clock
         self._ids = ids
+        self._tellers = tellers
 
     async def create(self, _run_id: str, decide: Create[R], /, *, new: NewRun, key: KeyRecord | None) -> R:
         """Begin a history that nobody owns; a supervisor will claim it."""
         moment = Moment(now=self._clock.now(), append_id=self._ids.append_id())
         decision = decide(moment)
         await self._births.append(append_of(decision, moment, mode="create", expected=0, new=new, key=key))
+        self._tell(decision)
         return decision.result
 
     async def record(self, run_id: str, decide: Decide[R], /, *, ends_attempt: bool = False) -> R:
@@ -88,17 +115,18 @@ class ForeignJournals:
                 state = None
                 continue
             state = fold_stored(stored, state)
-            moment = Moment(now=self._clock.now(), append_id=self._ids.append_id(), attended=stored.head.owner_live)
+            moment = Moment(now=self._clock.now(), append_id=self._ids.append_id())
             decision = decide(state, moment)
             if not decision.changes:
                 return decision.result
             try:
-                await self._store.append(append_of(decision, moment, expected=state.seq, key=key))
+                owned = await self._store.append(append_of(decision, moment, expected=state.seq, key=key))
             except StaleVersion:
                 conflicts += 1
                 if conflicts_max is not None and conflicts >= conflicts_max:
                     raise
                 continue
+            self._tell(decision, owned=owned)
             return decision.result
 
     async def hand_over(self, state: RunState, decide: Decide[R], /) -> R:
@@ -109,7 +137,18 @@ class ForeignJournals:
         moment = Moment(now=now, append_id=self._ids.append_id())
         decision = decide(state, moment)
         await self._store.append(append_of(decision, moment, mode="dispatch", expected=state.seq))
+        self._tell(decision)
         return decision.result
+
+    def _tell(self, decision: Decision[object], *, owned: bool = False) -> None:
+        if not self._tellers:
+            return
+        facts = decision.facts
+        if owned:
+            # Who owns the run interrupts what it executes, gives the run back, and tells that it was cancelled.
+            facts = tuple(fact for fact in facts if not isinstance(fact, RunCancelled))
+        for tell in self._tellers:
+            tell(decision.state, facts)
 
     async def payloads(self, run_id: str, bodies: Collection[Body], /) -> Mapping[Body, bytes]:
         """Read inline payloads from the history and the others from the blob store."""

@@ -18,9 +18,10 @@ is handed back to be routed again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Any, Protocol
 
 import anyio
@@ -39,7 +40,7 @@ from kernel.errors import (
 )
 from kernel.journal import append_of, fetch_payloads, fold_stored, inline_bodies
 from kernel.model.draft import Moment
-from kernel.model.facts import Fact, NewerHistory, RunCancelled, RunOwnerChanged
+from kernel.model.facts import Fact, NewerHistory, RunCancelled, RunOwnerChanged, decode_facts
 from kernel.model.head import head_of
 from kernel.model.machine import Status
 from kernel.model.plan import Done, Lost, Poll, Start, Transition, WaitUntil, due, plan
@@ -50,7 +51,7 @@ from kernel.ports.blobs import BlobStore
 from kernel.ports.clock import Clock
 from kernel.ports.ids import Ids
 from kernel.ports.journals import Decide
-from kernel.ports.persistence import Append, Appends, Histories, Lease, Mode
+from kernel.ports.persistence import Append, Appends, Histories, Lease, Mode, StoredHistory
 from kernel.ports.registry import WorkflowRegistry
 from runtime.batch import Batch, fail, hand_back, lose, start, transition
 from runtime.mailbox import ActorGone, Ask, Mailbox
@@ -274,7 +275,11 @@ class RunActor:
             return self._mailbox.closed is None
         if Done() in steps:
             # Somebody else ended it and left it ours, so that we would notice.
-            return not await self._release()
+            if not await self._release():
+                return True
+            if self.state.status is Status.CANCELLED:
+                self._tell([RunCancelled()])
+            return False
         for step in steps:
             if isinstance(step, Poll) and step.stage_id not in self._polling and not self._draining:
                 self._polling[step.stage_id] = anyio.CancelScope()
@@ -511,10 +516,11 @@ class RunActor:
         if stored.head.seq < self.state.seq:
             # The store lost what it had acknowledged (a failover, a restore): nothing held here is worth keeping.
             raise LeaseLost(self.run_id, session_id=self.lease.session_id)
-        before, self.state = self.state, fold_stored(stored, self.state)
-        if self.state.status is Status.CANCELLED and not before.ended:
-            # Whoever cancels a run that is driven leaves it to us to tell.
-            self._tell([RunCancelled()])
+        self.state = fold_stored(stored, self.state)
+        if not self.state.ended:
+            # Whoever cancels a run that is owned leaves it to its owner to tell, who tells when it gives the run back.
+            # This one has begun again since.
+            self._tell([fact for fact in _facts_of(stored) if isinstance(fact, RunCancelled)])
         self.inline.update(inline_bodies(stored.rows))
         self._cancel_superseded()
 
@@ -638,3 +644,7 @@ class RunActor:
         finally:
             del self._polling[stage_id]
             self._mailbox.ring()
+
+
+def _facts_of(stored: StoredHistory) -> Iterable[Fact]:
+    return chain.from_iterable(decode_facts(row.events, run_id=stored.head.run_id) for row in stored.rows)

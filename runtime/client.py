@@ -27,7 +27,7 @@ from kernel.commands.create_run import CreateRun
 from kernel.dispatch import Kernel, Middleware
 from kernel.ending import Ending, ending_of
 from kernel.errors import InvalidCommand, Unavailable
-from kernel.journal import ForeignJournals
+from kernel.journal import ForeignJournals, Teller
 from kernel.model.facts import encode_plan
 from kernel.model.machine import Status
 from kernel.payloads import Limits
@@ -50,7 +50,6 @@ from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
 from telemetry.metrics import Meters, find_meters, timed
 from telemetry.privacy import Privacy
-from telemetry.telling_journals import Teller, telling
 
 if TYPE_CHECKING:
     from telemetry.tracing import Tracing
@@ -256,11 +255,10 @@ class Client:
 
     def _foreign_journals(self, storage: Storage) -> Journals:
         """The journals of runs that are decided from outside."""
-        journals = ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids)
-        return telling(journals, *self._tellers())
+        return ForeignJournals(storage.persistence, storage.blobs, storage.clock, storage.ids, tellers=self._tellers())
 
     def _tellers(self) -> Sequence[Teller]:
-        """Who is told what is decided there."""
+        """Who is told what is appended there."""
         return () if self._meters is None else (self._meters.told,)
 
     def _limits(self) -> Limits:

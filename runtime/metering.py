@@ -16,12 +16,15 @@ from kernel.errors import Unavailable
 from kernel.ports.persistence import Backlog
 from runtime.bootstrap import Storage
 from telemetry import names
+from telemetry.faults import passed_over
 from telemetry.metrics import Meters, Reading
 
 __all__ = ["Metering", "standing"]
 
 BACKLOG_EVERY_S = 15.0
-"""The question costs the database some milliseconds, and every process that is metered asks it."""
+"""The questions cost the database some milliseconds, tens of them where tens of thousands wait."""
+BACKLOG_WAIT_S = 5.0
+"""Nobody waits longer for the answer: a host is called for something else."""
 BACKLOG_KEPT_S = 60.0
 """What was found is told for so long. A host may not be called again, and an autoscaler must not act on old numbers."""
 
@@ -72,6 +75,7 @@ class Metering:
         self._own = own
         self._now_s = now_s
         self._asked_s: float | None = None
+        self._found_s = 0.0
         self._backlog: Backlog | None = None
         self._workflow_ids = set(workflow_ids)
         self._queues = set(queues)
@@ -99,15 +103,20 @@ class Metering:
             await self.look()
 
     async def look(self) -> None:
-        """Ask the store how it stands."""
+        """Ask the store how it stands; raises nothing."""
         self._asked_s = self._now_s()
         try:
-            self._backlog = await self._storage.persistence.backlog()
-            self._workflow_ids.update(self._backlog.runnable)
-            self._queues.update(self._backlog.queues)
-        except Unavailable:
-            # Whoever does the work says it. What was known before says nothing any more.
+            with anyio.fail_after(BACKLOG_WAIT_S):
+                backlog = await self._storage.persistence.backlog()
+        except Exception as error:  # noqa: BLE001 - nobody's work must fail for a question about it
+            if not isinstance(error, Unavailable):
+                passed_over(error)
+            # Of a store that is away whoever does the work says it. What was known before says nothing any more.
             self._backlog = None
+            return
+        self._backlog, self._found_s = backlog, self._now_s()
+        self._workflow_ids.update(backlog.runnable)
+        self._queues.update(backlog.queues)
 
     def _readings(self) -> Iterable[Reading]:
         yield from self._own()
@@ -116,8 +125,8 @@ class Metering:
             yield names.HINTS_OUTAGES, (), outages
             if silence_s is not None:
                 yield names.HINTS_SILENCE, (), silence_s
-        backlog, asked_s = self._backlog, self._asked_s
-        if backlog is None or asked_s is None or self._now_s() - asked_s > BACKLOG_KEPT_S:
+        backlog = self._backlog
+        if backlog is None or self._now_s() - self._found_s > BACKLOG_KEPT_S:
             return
         # Zero, not nothing: an autoscaler that finds no number does nothing.
         for workflow_id in tuple(self._workflow_ids):

@@ -26,6 +26,7 @@ from kernel.commands.reap_stale_leases import ReapStaleLeases
 from kernel.commands.reap_stuck_runs import ReapStuckRuns, ReapStuckRunsResult
 from kernel.dispatch import Kernel
 from kernel.errors import EngineError, ErrorInfo, InvalidCommand, Unavailable
+from kernel.journal import Teller
 from kernel.ports.executor import Attempt
 from kernel.ports.jobs import JobLease, LeasedJob
 from kernel.publishing import record_of
@@ -44,7 +45,6 @@ from runtime.publishing import Parts
 from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import dispatch_due
 from telemetry.logs import EventLogger, get_logger
-from telemetry.telling_journals import Teller
 
 __all__ = ["ServerlessHost"]
 

@@ -27,7 +27,7 @@ from kernel.commands.reap_stuck_runs import ReapStuckRuns
 from kernel.dispatch import Kernel, Middleware
 from kernel.ending import Ending, ending_of_state
 from kernel.errors import EngineError, LeaseLost, Unavailable
-from kernel.journal import inline_bodies
+from kernel.journal import Teller, inline_bodies
 from kernel.model.draft import Decision
 from kernel.model.run import RunState
 from kernel.ports.blobs import BlobStore
@@ -57,7 +57,6 @@ from runtime.session import Session, SessionTiming
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
 from telemetry.metrics import timed
-from telemetry.telling_journals import Teller
 
 __all__ = ["Stats", "Supervisor"]
 
@@ -397,12 +396,12 @@ class Supervisor(Client):
 
     def adopt(self, lease: Lease, decision: Decision[object], started: Collection[str]) -> None:
         """Begin the actor of a run that was created owned."""
-        if self._meters is not None:
-            self._meters.told(decision.state, decision.facts)
         host, watching = self._host_for(decision.state.run_id, lease)
         actor = RunActor(host, lease, decision.state, decision.bodies, held=started)
         self._spawn(actor, watching)
         self.settle(decision.state.run_id)
+        if self._meters is not None:
+            self._meters.told(decision.state, decision.facts)
 
     # -- actors --------------------------------------------------------------------------------------------------------
 

@@ -314,7 +314,7 @@ RUNS_RUNNABLE = MetricName(
     "leasehold.runs.runnable",
     "gauge",
     "{run}",
-    "runs that are due and that nobody drives, up to 10,000 of a workflow",
+    "runs that are due and that nobody drives, up to 10,000 of each version",
     (WORKFLOW_ID,),
     shared=True,
 )
@@ -336,7 +336,7 @@ JOBS_WAITING = MetricName(
     "leasehold.jobs.waiting",
     "gauge",
     "{job}",
-    "jobs that are due and that nobody has taken, up to 10,000 of a queue and workflow",
+    "jobs that are due and that nobody has taken, up to 10,000 of each version of a workflow",
     (QUEUE_NAME,),
     shared=True,
 )
@@ -443,10 +443,11 @@ LOGS: Mapping[str, str] = {
     "supervisor.left_bodies": "bodies ignored their cancellation; the process ends without them",
     "supervisor.started": "the process executes runs",
     "supervisor.stopped": "every run was handed back",
+    "telemetry.failed": "a sampler, a span processor or a view of the program's raised, or the backlog could not be "
+    "measured, and so often since this was last said",
     "telemetry.recovered": "a collector takes what it is sent again; with how many spans were lost",
     "telemetry.spans_dropped": "spans found no room in the queue; with how many, said every ten seconds at most",
     "telemetry.unreachable": "a collector does not take what it is sent; said once",
-    "trace.failed": "a sampler or a span processor of the program's raised, and so often since this was last said",
     "trace.incomplete": "something about a run's trace could not be found out",
     "worker.died": "a worker of up --workers ended by itself; it is started again",
     "worker.started": "a worker was started",

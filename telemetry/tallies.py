@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from telemetry.faults import passed_over
 from telemetry.names import MetricName
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Distributions:
 
 
 class RecordedDistribution:
-    """An instrument of somebody else's meter provider; its attributes are made once per key."""
+    """An instrument of somebody else's meter provider, which may raise; its attributes are made once per key."""
 
     def __init__(self, name: MetricName, instrument: Histogram) -> None:
         self._name = name
@@ -112,7 +113,10 @@ class RecordedDistribution:
         attributes = self._attributes.get(key)
         if attributes is None:
             attributes = self._attributes[key] = attributes_of(self._name, key)
-        self._record(value, attributes)
+        try:
+            self._record(value, attributes)
+        except Exception as error:  # noqa: BLE001 - what is measured has been done, whatever can be told of it
+            passed_over(error)
 
 
 def since(point: Point, before: Point | None) -> Point:

@@ -70,7 +70,7 @@ class WatchedPersistence:
         except Exception as error:  # noqa: BLE001 - what was read is read, whatever can be told of it
             passed_over(error)
 
-    def append(self, append: Append, /) -> Awaitable[None]:
+    def append(self, append: Append, /) -> Awaitable[bool]:
         """`Appends.append`; notes what it means for the trace, once it is durable."""
         scope = SCOPE.get()
         trace = None if scope is None else scope.runs.get(append.run_id)
@@ -79,7 +79,7 @@ class WatchedPersistence:
             return self._store.append(append)
         return self._append(append, scope, trace)
 
-    async def _append(self, append: Append, scope: Scope, trace: RunTrace) -> None:
+    async def _append(self, append: Append, scope: Scope, trace: RunTrace) -> bool:
         if append.new is not None:
             trace = replace(trace, began_at=append.at, workflow_version=append.new.workflow_version)
             scope.runs[append.run_id] = trace
@@ -87,7 +87,7 @@ class WatchedPersistence:
         appends.sending(append, scope, trace)
         done = False
         try:
-            await self._store.append(append)
+            owned = await self._store.append(append)
             done = True
         except anyio.get_cancelled_exc_class():
             # Whoever ends a run sends its root, also when its caller gives up before the answer.
@@ -99,6 +99,7 @@ class WatchedPersistence:
         scope.born = scope.born or append.new is not None
         if append.events is not None:
             await self._noted(append, append.events, scope, trace)
+        return owned
 
     async def _noted(self, append: Append, events: bytes, scope: Scope, trace: RunTrace) -> None:
         if _ends(append):

@@ -91,7 +91,7 @@ class MemoryPersistence:
 
     # -- Appends ------------------------------------------------------------------------------------------------------
 
-    async def append(self, append: Append, /) -> None:
+    async def append(self, append: Append, /) -> bool:
         bodies = check_append(append)
         try:
             await checkpoint()
@@ -100,14 +100,22 @@ class MemoryPersistence:
             with suppress(EngineError):
                 self._write(append, bodies)
             raise
-        self._write(append, bodies)
+        owned = self._write(append, bodies)
         await checkpoint()
+        return owned
 
-    def _write(self, append: Append, bodies: Mapping[str, bytes]) -> None:
-        if self._at_once(lambda tables, now: appends.write(tables, append, bodies, now)):
+    def _write(self, append: Append, bodies: Mapping[str, bytes]) -> bool:
+        news, owned = self._at_once(
+            lambda tables, now: (
+                appends.write(tables, append, bodies, now),
+                append.lease is None and tables.runs[append.run_id].owner is not None,
+            )
+        )
+        if news:
             self._hints += 1
             for event in self._listening:
                 event.set()
+        return owned
 
     # -- Transactions -------------------------------------------------------------------------------------------------
 

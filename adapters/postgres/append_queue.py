@@ -88,9 +88,9 @@ class AppendQueue:
         batch.sort(key=_run_id)
         return batch
 
-    def finish(self, item: Item, error: Exception | None = None) -> None:
+    def finish(self, item: Item, error: Exception | None = None, *, owned: bool = False) -> None:
         """Give the item its answer, and let go who waits behind it."""
-        self._settle(item, error)
+        self._settle(item, error, owned=owned)
         key = item.append.key
         if key is None:
             return
@@ -107,13 +107,13 @@ class AppendQueue:
                 assert other.append.key is not None
                 self._settle(other, KeyTaken(other.append.key, run_id=winner[0], digest=winner[1]))
 
-    def _settle(self, item: Item, error: Exception | None) -> None:
+    def _settle(self, item: Item, error: Exception | None, *, owned: bool = False) -> None:
         self.unanswered.remove(item)
         self.size_bytes -= item.size
         # Whoever awaited the answer may have been cancelled since; the append went its way all the same.
         if not item.answer.done():
             if error is None:
-                item.answer.set_result(None)
+                item.answer.set_result(owned)
             else:
                 item.answer.set_exception(error)
         behind = self._runs[item.append.run_id]

@@ -93,10 +93,10 @@ class Item:
         "workflow_key",
     )
 
-    def __init__(self, append: Append, kind: Kind, answer: Future[None], since: float) -> None:
+    def __init__(self, append: Append, kind: Kind, answer: Future[bool], since: float) -> None:
         self.append: Append = append
         self.kind: Kind = kind
-        self.answer: Future[None] = answer
+        self.answer: Future[bool] = answer
         self.since: float = since
         self.events: str | None = None
         self.bodies: str | None = None
@@ -113,7 +113,7 @@ class Item:
         self.uncertain: bool = False
 
 
-def item_of(append: Append, answer: Future[None], since: float) -> Item:
+def item_of(append: Append, answer: Future[bool], since: float) -> Item:
     """The append, checked and made ready to be sent.
 
     Raises: PayloadRefused; InvalidCommand, when a new run's id is malformed; RunNotFound or LeaseLost, when another

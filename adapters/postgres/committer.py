@@ -114,7 +114,7 @@ class Committer:
         """Begin to send."""
         self._lanes = [self._loop.create_task(self._drive(line), name="leasehold append") for line in self._lines]
 
-    async def append(self, append: Append) -> None:
+    async def append(self, append: Append) -> bool:
         """`Appends.append`; see the port."""
         if self._closed:
             raise Unavailable(CLOSED)
@@ -137,7 +137,7 @@ class Committer:
             task = self._loop.create_task(self._add_with_key(item, append.new))
             self._lookups.add(task)
             task.add_done_callback(self._lookups.discard)
-        await item.answer
+        return await item.answer
 
     def _add(self, item: Item) -> None:
         self._queue.add(item)
@@ -298,7 +298,8 @@ class Committer:
         for place, item in enumerate(items):
             verdict = verdicts[place]
             if verdict.done or verdict.error is not None:
-                self._finish(item, verdict.error, owned=True)
+                outside = item.kind.group == "foreign"
+                self._finish(item, verdict.error, owned=outside and found[place].owner is not None)
             elif otherwise is not None:
                 self._finish(item, otherwise)
             else:
@@ -357,7 +358,7 @@ class Committer:
     # -- items --------------------------------------------------------------------------------------------------------
 
     def _finish(self, item: Item, error: Exception | None = None, *, owned: bool = False) -> None:
-        self._queue.finish(item, error)
+        self._queue.finish(item, error, owned=owned)
         if error is None and concerns_others(item, owned=owned):
             # What an owner appends is news to others only.
             outside = item.append.mode not in ("create", "owned") or item.append.lease is None

@@ -171,7 +171,7 @@ class JoinedAppends:
         self._sql_refused = statement("append_refused", schema)
         self._sql_expired = statement("delete_expired_keys", schema)
 
-    async def append(self, append: Append, /) -> None:
+    async def append(self, append: Append, /) -> bool:
         """As the port says; durable when the transaction is. Raises: as the port says, and IdempotencyInProgress."""
         assert append.new is not None, "only creations are made elsewhere"
         assert append.lease is None, "a transaction that may be rolled back owns no run"
@@ -183,13 +183,13 @@ class JoinedAppends:
             if row["done"]:
                 if not self._borrowed.in_transaction():
                     self._hint(True)
-                return
+                return False
             (found,) = await self._borrowed.fetch("look at a run", self._sql_refused, *questions([item]))
             verdict = judge(item, Refusal(*list(found)[1:]))
             if verdict.error is not None:
                 raise verdict.error
             if verdict.done:
-                return
+                return False
             if verdict.forget_key and append.key is not None:
                 name = (append.key.command_type, append.key.scope, append.key.key)
                 await self._borrowed.fetch("forget a key", self._sql_expired, *([part] for part in name), key=key)

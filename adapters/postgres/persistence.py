@@ -211,8 +211,8 @@ class PostgresPersistence:
         """Have it told of every batch of appends from now on; nothing is measured while there is no observer."""
         self._store.committer.observe(observer)
 
-    async def append(self, append: Append, /) -> None:
-        await self._call(lambda: self._store.committer.append(append), detach=True)
+    async def append(self, append: Append, /) -> bool:
+        return await self._call(lambda: self._store.committer.append(append), detach=True)
 
     async def joined(self, connection: object, /) -> Joined:
         if not isinstance(self._runner, Direct):

@@ -36,8 +36,7 @@ class Moment:
     `append_id` is that of the append which will carry the facts; tokens and jitter are derived from it. `session` is
     the session that decides as the run's owner, None for everybody else. `starts` is how many attempts the decider
     can begin to execute at once, so that their starts may stand in the same append; with `passes_on`, the room of an
-    attempt that ends is free for what follows from its end. `attended` says that somebody else drives the run, as far
-    as is known, and will read what is decided here.
+    attempt that ends is free for what follows from its end.
     """
 
     now: datetime
@@ -45,7 +44,6 @@ class Moment:
     session: str | None = None
     starts: int = 0
     passes_on: bool = False
-    attended: bool = False
 
     def after(self, delay: timedelta) -> datetime:
         """The moment so much later; "never" is a date of the far future, for user code may ask for any delay."""

@@ -221,9 +221,11 @@ class StoredHistory:
 class Appends(Protocol):
     """Writing."""
 
-    async def append(self, append: Append, /) -> None:
+    async def append(self, append: Append, /) -> bool:
         """Make the change durable; returns after the commit.
 
+        Of what is appended from outside it answers whether a session owned the run at that moment: then its owner, or
+        whoever takes the run over, has to read it. False for everything else.
         Cancelling the caller does not cancel the append. An unknown outcome is resolved inside, by sending the same
         append again until there is an answer.
         Raises: StaleVersion, LeaseLost, JobLost, KeyTaken, RunNotFound (foreign, unpark), PayloadRefused, Unavailable;

@@ -129,7 +129,7 @@ def _metrics() -> str:
             f"`{metric.name}`",
             metric.kind,
             f"`{metric.unit}`",
-            " ".join(f"`{key}`" for key in metric.attributes) + ("shared" if metric.shared else ""),
+            " ".join([*(f"`{key}`" for key in metric.attributes), *(["shared"] if metric.shared else [])]),
             metric.meaning,
         )
         for metric in names.METRICS

@@ -138,7 +138,7 @@ class HandStore(HandOutbox):
     meanwhile: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
     sent: list[Append] = field(default_factory=list[Append])
 
-    async def append(self, append: Append, /) -> None:
+    async def append(self, append: Append, /) -> bool:
         if self.meanwhile:
             self.meanwhile.pop(0)()
         match append.mode:
@@ -160,6 +160,7 @@ class HandStore(HandOutbox):
             case mode:
                 raise AssertionError(f"handlers append from outside, not {mode}")
         self.sent.append(append)
+        return self.runs[append.run_id].owner is not None
 
     def _create(self, append: Append) -> None:
         assert append.new is not None

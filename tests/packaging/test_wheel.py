@@ -125,7 +125,7 @@ from adapters.system import SystemClock
 
 class Ledger(MemoryPersistence):
     async def append(self, append, /):
-        await super().append(replace(append, key=None) if "FORGETFUL" in os.environ else append)
+        return await super().append(replace(append, key=None) if "FORGETFUL" in os.environ else append)
 
 
 @pytest.fixture

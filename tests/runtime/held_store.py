@@ -51,12 +51,13 @@ class HeldStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
-    async def append(self, append: Append, /) -> None:
+    async def append(self, append: Append, /) -> bool:
         if self.before is not None and self.before(append):
             await self._hold(append)
-        await self.store.append(append)
+        owned = await self.store.append(append)
         if self.after is not None and self.after(append):
             await self._hold(append)
+        return owned
 
     async def load(self, run_id: str, /, **which: Any) -> StoredHistory:
         if self.hold_loads and which.get("after"):

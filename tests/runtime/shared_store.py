@@ -141,12 +141,13 @@ class LateAnswers:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def append(self, append: Append) -> None:
+    async def append(self, append: Append) -> bool:
         late, self.late = self.late, False
-        await self._store.append(append)
+        owned = await self._store.append(append)
         if late:
             self.stored.set()
             await self.answer.wait()
+        return owned
 
 
 class BreakableStore:

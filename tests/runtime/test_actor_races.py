@@ -142,13 +142,13 @@ async def test_what_is_noted_of_a_run_while_its_end_is_recorded_is_recorded_afte
 class UncheckedRuns(HeldStore):
     """Creates runs as SQL does, which asks nobody whether the input fits; here it does not."""
 
-    async def append(self, append: Append, /) -> None:
+    async def append(self, append: Append, /) -> bool:
         if append.mode == "create":
             events = append.events.replace(b'"checked":true', b'"checked":false')
             bodies = append.bodies.replace(b'"text"', b'"txet"')
             assert events != append.events
             append = dataclasses.replace(append, events=events, bodies=bodies, lease=None)
-        await super().append(append)
+        return await super().append(append)
 
 
 async def test_an_output_that_the_store_refuses_does_not_fail_the_sibling_that_ends_with_it():
@@ -174,11 +174,11 @@ def answering(gate: Gate, text: str) -> Any:
 
 
 class PoisonRefused(HeldStore):
-    async def append(self, append: Append, /) -> None:
+    async def append(self, append: Append, /) -> bool:
         if append.mode == "owned" and b'"poison"' in (append.bodies or b""):
             await checkpoint()
             raise PayloadRefused("An append", "too large for the store", field="events")
-        await super().append(append)
+        return await super().append(append)
 
 
 async def test_parking_that_meets_a_foreign_append_still_ends_with_the_run_parked():

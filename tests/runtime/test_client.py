@@ -188,10 +188,10 @@ class SlowStore(MemoryPersistence):
         self.arrived = 0
         self.let_through = anyio.Event()
 
-    async def append(self, append: Any, /) -> None:
+    async def append(self, append: Any, /) -> bool:
         self.arrived += 1
         await self.let_through.wait()
-        await super().append(append)
+        return await super().append(append)
 
 
 async def test_starting_many_consumes_its_inputs_no_faster_than_runs_are_committed():

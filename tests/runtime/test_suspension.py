@@ -105,9 +105,10 @@ class Spied:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def append(self, append: Append) -> None:
-        await self._store.append(append)
+    async def append(self, append: Append) -> bool:
+        owned: bool = await self._store.append(append)
         self._sent.append(append)
+        return owned
 
 
 async def suspended(run: RunHandle[Any]) -> bool:

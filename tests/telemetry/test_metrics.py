@@ -12,12 +12,12 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from kernel import RetryPolicy, RunCancelled, RunFailed, StageContext, WorkflowBuilder, stage
+from kernel import RetryPolicy, RunFailed, StageContext, WorkflowBuilder, stage
 from runtime import App
 from telemetry import names
 from telemetry.metrics import Meters, find_meters, use_meters
 from tests.runtime.gates import Doc, Gate
-from tests.runtime.shared_store import SharedStore, lose_lease, until
+from tests.runtime.shared_store import SharedStore, until
 from tests.telemetry.metered import Metered, set_up
 
 pytestmark = pytest.mark.anyio
@@ -117,46 +117,6 @@ async def test_retries_and_failures_are_counted_by_stage(metered: Metered, store
         assert metered.points(names.STAGES_FAILED) == {("failing", "flaky"): 1}
         assert metered.points(names.RUNS_FAILED) == {("failing",): 1}
         assert metered.points(names.RUN_DURATION) == {("failing", "failed"): 1}
-
-
-@pytest.mark.parametrize("by", ["a metered process", "a process without meters"])
-async def test_whoever_cancels_it_a_run_that_is_driven_is_counted_where_it_is_driven(
-    metered: Metered, store: SharedStore, by: str
-) -> None:
-    gate = Gate()
-    held = holding(gate)
-    async with store.supervisor(held) as supervisor:
-        run = await supervisor.start(held, Doc(text="a"))
-        await until(lambda: gate.entered)
-        assert metered.points(names.BODIES_RUNNING) == {(): 1}
-        use_meters(metered.meters if by == "a metered process" else None)
-        async with store.client(held) as client:
-            await client.run(run.id).cancel("enough")
-        with pytest.raises(RunCancelled):
-            await run.result()
-        await until(lambda: supervisor.stats().actors == 0)
-
-        assert metered.points(names.RUNS_CANCELLED) == {("held",): 1}
-        assert metered.points(names.RUN_DURATION) == {("held", "cancelled"): 1}
-        assert metered.points(names.ACTORS) == {(): 0}
-
-
-async def test_a_run_that_nobody_drives_is_counted_by_whoever_cancels_it(metered: Metered, store: SharedStore) -> None:
-    gate = Gate()
-    held = holding(gate)
-    async with store.client(held) as client:
-        waiting = await client.start(held, Doc(text="a"))
-        await client.run(waiting.id).cancel()
-        assert metered.points(names.RUNS_CANCELLED) == {("held",): 1}
-
-        use_meters(None)
-        async with store.supervisor(held) as supervisor:
-            orphan = await supervisor.start(held, Doc(text="a"))
-            await until(lambda: gate.entered)
-            await lose_lease(supervisor)
-            await client.run(orphan.id).cancel()
-
-        assert metered.points(names.RUNS_CANCELLED) == {("held",): 2}
 
 
 # -- the session and the store -----------------------------------------------------------------------------------------

@@ -462,7 +462,7 @@ async def test_a_span_processor_that_raises_harms_no_run(memory: SharedStore, se
         history = [event.type for event in await run.history()]
 
     assert history.count("stage.started") == 1
-    assert len([entry for entry in log.entries if entry["event"] == "trace.failed"]) <= 1
+    assert len([entry for entry in log.entries if entry["event"] == "telemetry.failed"]) <= 1
 
 
 async def test_a_sampler_that_raises_harms_no_run(memory: SharedStore, sampled_by: Callable[[Sampler], Sent]):

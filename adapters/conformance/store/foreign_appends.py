@@ -43,6 +43,14 @@ async def test_a_foreign_append_on_a_waiting_run_leaves_it_claimable(world: Worl
     assert await world.claims(await world.session()) == [run.id]
 
 
+async def test_who_appends_from_outside_learns_whether_somebody_owns_the_run(world: World) -> None:
+    waiting, owned = await world.create(), await world.started(await world.session())
+
+    answers = [await world.other.append(run.foreign(annotating)) for run in (waiting, owned)]
+
+    assert answers == [False, True]
+
+
 async def test_a_foreign_append_can_make_a_sleeping_run_due(world: World) -> None:
     sleeping = await world.started(await world.session())
     await sleeping.land(world.store, sleeping.owned(suspending))

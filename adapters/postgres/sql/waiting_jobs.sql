@@ -1,6 +1,6 @@
 -- Jobs that are due and that nobody has taken, by queue.
 -- Called by: adapters.postgres.listings (backlog), now and then, by processes whose metrics somebody reads.
--- Index: jobs_due, runs_pkey. $1 how far to count of a queue, a workflow and a priority.
+-- Index: jobs_due, runs_pkey. $1 how far to look in a queue, a workflow and a priority.
 --
 -- Which of these there are is found by going from the first entry of one to the first of the next in the index.
 WITH RECURSIVE kinds AS (
@@ -25,13 +25,13 @@ WITH RECURSIVE kinds AS (
 SELECT k.queue, count(*) AS jobs, statement_timestamp() - min(due.due_at) AS oldest_age
 FROM kinds AS k
 CROSS JOIN LATERAL (
-    SELECT j.due_at
+    SELECT j.run_id, j.due_at
     FROM leasehold.jobs AS j
     WHERE j.token IS NULL AND j.queue = k.queue AND j.workflow_key = k.workflow_key AND j.priority = k.priority
       AND j.due_at <= statement_timestamp()
-      -- Nobody takes those of a run that is set aside.
-      AND (SELECT r.parked_reason IS NULL FROM leasehold.runs AS r WHERE r.id = j.run_id)
     ORDER BY j.due_at
     LIMIT $1
 ) AS due
+-- Nobody takes those of a run that is set aside. After the limit, because there may be any number of them.
+WHERE (SELECT r.parked_reason IS NULL FROM leasehold.runs AS r WHERE r.id = due.run_id)
 GROUP BY k.queue
