@@ -145,7 +145,7 @@ async def case_of(client: Client, run_id: str) -> Case:
     sessions = None if inspection is None else await inspection.sessions()
     debts = () if inspection is None else await inspection.debts(run_id)
     now = storage.clock.now()
-    info = run_info(stored.head, state, now=now, live_workflows=known, progress=reported)
+    info = run_info(stored.head, state, now=now, live_workflows=known, progress=reported, jobs=jobs or None)
     stages = () if state is None else tuple(state.stages.values())
     begun = {stage.id: stage.attempt_started_at for stage in stages if stage.attempt_started_at is not None}
     return Case(info=info, head=stored.head, now=now, jobs=jobs, sessions=sessions, debts=debts, begun=begun)

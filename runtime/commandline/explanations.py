@@ -147,6 +147,8 @@ def _claim(case: Case) -> Explanation:
         interrupted = [stage.id for stage in case.stages(Status.RUNNING)]
         if interrupted:
             because.append(f"Interrupted: {', '.join(interrupted)}.")
+    elif case.jobs:
+        return _claim_of_jobs(case)
     elif case.head.head.wake_at is not None:
         because.append(
             f"It could go on, and nobody has taken it: due since {moment(case.head.head.wake_at, case.now)}."
@@ -164,6 +166,17 @@ def _claim(case: Case) -> Explanation:
         advice=[
             "If it is not taken within seconds, start more processes (leasehold up), or raise LEASEHOLD_MAX_BODIES."
         ],
+    )
+
+
+def _claim_of_jobs(case: Case) -> Explanation:
+    """Nobody owns it: its jobs move it, and whoever had taken one is gone."""
+    queues = ",".join(sorted({job.queue for job in case.jobs}))
+    return Explanation(
+        reason="claim",
+        because=[f'Stage "{job.stage_id}": {job_held(case, job)}' for job in case.jobs],
+        then="Any process that knows its workflow takes note of the loss, or a ServerlessHost whose tick is called.",
+        advice=[f"If nobody does: leasehold up --queues {queues}; or have the ServerlessHost called."],
     )
 
 
@@ -250,6 +263,7 @@ def _queue(case: Case) -> Explanation:
         else:
             unserved.append(job.queue)
             because.append(f'No live process that knows its workflow serves "{job.queue}".')
+    because += _beside(case)
     if not case.jobs:
         names = sorted({stage.queue for stage in case.stages(Status.PENDING) if stage.queue is not None})
         because.append(f"Its stage is to be executed by who serves {', '.join(names) or 'its queue'}.")

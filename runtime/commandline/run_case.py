@@ -167,12 +167,21 @@ def retry_sentence(case: Case, stage: StageInfo) -> str:
     assert stage.retry_at is not None
     failed = "" if stage.error is None else f" failed ({stage.error.type}: {stage.error.message})"
     attempt = f", after attempt {stage.attempt}{failed}" if stage.attempt else ""
-    return f'Stage "{stage.id}" is tried again {moment_at(stage.retry_at, case.now)}{attempt}.'
+    is_due = stage.retry_at <= case.now
+    again = f"could be tried again since {moment(stage.retry_at, case.now)}"
+    return (
+        f'Stage "{stage.id}" {again if is_due else f"is tried again {moment_at(stage.retry_at, case.now)}"}{attempt}.'
+    )
 
 
 def suspension_sentence(case: Case, stage: StageInfo) -> str:
     """When a stage that has suspended is looked at again, and until when at most."""
-    again = "" if stage.next_poll_at is None else f" and is looked at again {moment_at(stage.next_poll_at, case.now)}"
+    again, at = "", stage.next_poll_at
+    if at is not None:
+        is_due = at <= case.now
+        again = (
+            f", due since {moment(at, case.now)}" if is_due else f" and is looked at again {moment_at(at, case.now)}"
+        )
     most = "" if stage.max_wait_until is None else f", until {date_and_clock(stage.max_wait_until)} at most"
     return f'Stage "{stage.id}" waits for something outside{again}{most}.'
 

@@ -113,12 +113,14 @@ def plain(id: str = "plain") -> Workflow[int, int]:
     return WorkflowBuilder(id, input=int, output=int).pipe(double).parallel([up, down]).pipe(total).build()
 
 
-def polled(asked: list[int], id: str = "polled", *, checks: int = 2) -> Workflow[int, str]:
+def polled(
+    asked: list[int], id: str = "polled", *, checks: int = 2, every: timedelta = timedelta(milliseconds=50)
+) -> Workflow[int, str]:
     """Suspends, and is ready at the given check."""
 
     @batch_stage("order")
     async def order(ctx: StageContext[int]) -> Suspend[Ticket] | str:
-        return Suspend(state=Ticket(number=ctx.input), poll_interval=timedelta(milliseconds=50))
+        return Suspend(state=Ticket(number=ctx.input), poll_interval=every)
 
     @order.check
     async def arrived(state: Ticket, _ctx: CheckContext) -> Ready[str] | NotReady:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +12,8 @@ import anyio
 import pytest
 
 from kernel import NonRetryable, RetryPolicy, RunFailed
+from kernel.commands.execute_job import ExecuteJob, decide_start
+from kernel.model.facts import CorruptHistory
 from runtime import App
 from runtime.commandline.diagnosing import case_of
 from runtime.commandline.explanations import EXPLAINED, Explanation, explain
@@ -23,6 +27,7 @@ from tests.runtime.shared_store import SharedStore, until
 
 pytestmark = pytest.mark.anyio
 
+SOON = timedelta(milliseconds=1)
 NOBODY = App(workflows=[])
 PATIENT = RetryPolicy(
     max_attempts=5, initial_interval=timedelta(hours=1), max_interval=timedelta(hours=1), jitter=False
@@ -38,7 +43,11 @@ async def told(store: SharedStore, run_id: str) -> tuple[Case, Explanation]:
     """What somebody is told who knows no app."""
     async with store.client(NOBODY) as client:
         case = await case_of(client, run_id)
-    return case, explain(case)
+        said = explain(case)
+        with suppress(CorruptHistory):
+            shown = await client.run(run_id).describe()
+            assert said.reason == ("finished" if shown.ended else shown.waiting_for or "executing")
+    return case, said
 
 
 async def words(store: SharedStore, run_id: str) -> tuple[str, str, str]:
@@ -92,7 +101,7 @@ async def test_a_run_that_is_tried_again_says_when_and_after_what(store: SharedS
 
 
 async def test_a_suspended_run_says_when_it_is_looked_at_again(store: SharedStore) -> None:
-    async with store.supervisor(polled([], checks=10**6)) as supervisor:
+    async with store.supervisor(polled([], every=timedelta(hours=1))) as supervisor:
         run = await supervisor.start("polled", 3)
         await waits(run, "poll")
 
@@ -137,6 +146,38 @@ async def test_a_run_that_a_host_executes_does_not_wait_to_be_claimed(store: Sha
 
     assert (reason, waiting) == ("executing", None)
     assert "was taken by a call of a host, until" in because
+
+
+async def test_a_job_whose_host_died_is_told_with_who_takes_note_of_it(store: SharedStore) -> None:
+    async with store.host(Gate().workflow()) as host:
+        run = await host.start("gated", Doc(text="x"))
+        await host.run_maintenance_tick()
+        job = await host.storage.jobs.take(run.id, "hold", "t", holder=timedelta(microseconds=1))
+        command = ExecuteJob(run_id=run.id, stage_id="hold", token=job.lease.token)
+        await host.kernel.ports.journals.record(run.id, lambda state, moment: decide_start(state, command, moment))
+
+        reason, because, advice = await words(store, run.id)
+
+    assert reason == "claim"
+    assert 'Its job in queue "default" was taken by a call of a host, whose lease ended' in because
+    assert "leasehold up --queues default; or have the ServerlessHost called." in advice
+
+
+async def test_what_is_due_in_a_queue_that_nobody_serves_waits_for_that_queue(store: SharedStore) -> None:
+    workflow = failing(ValueError, retry=replace(PATIENT, initial_interval=SOON, max_interval=SOON))
+    async with store.host(workflow) as host:
+        run = await host.start("failing", Doc(text="x"))
+        await host.run_maintenance_tick()
+        await host.process_available_jobs()
+        await waits(run, "queue")
+
+        reason, because, advice = await words(store, run.id)
+
+    assert reason == "queue"
+    assert 'No live process that knows its workflow serves "default".' in because
+    assert "could be tried again since" in because
+    assert "ValueError" in because
+    assert "leasehold up --queues default" in advice
 
 
 async def test_a_delayed_run_says_when_it_begins(store: SharedStore) -> None:
