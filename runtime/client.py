@@ -7,7 +7,7 @@ everything here works the same through both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -50,6 +50,7 @@ from telemetry.find import find_tracing
 from telemetry.logs import EventLogger, get_logger
 from telemetry.metrics import Meters, find_meters, timed
 from telemetry.privacy import Privacy
+from telemetry.scope import never
 
 if TYPE_CHECKING:
     from telemetry.tracing import Tracing
@@ -155,6 +156,12 @@ class Client:
 
     def _watched_executor(self, executor: Executor) -> Executor:
         return executor if self._tracing is None else self._tracing.watch_executor(executor)
+
+    def _working(
+        self, session_id: str | None = None, *, lost: Callable[[], bool] = never
+    ) -> AbstractAsyncContextManager[None]:
+        """What goes around a job; `lost` says whether its lease is."""
+        return nullcontext() if self._tracing is None else self._tracing.working(session_id, lost=lost)
 
     @property
     def _around(self) -> Middleware | None:

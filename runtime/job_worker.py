@@ -13,6 +13,7 @@ loss of its lease, or by a drain, which hands it back.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -30,7 +31,6 @@ from runtime.actor import SUSPECT_LOSSES
 from runtime.job_attempt import attempt_job, give_up_job, hand_back_job, new_tokens
 from runtime.slots import Slots
 from telemetry.logs import EventLogger, bind_run, get_logger
-from telemetry.scope import watch_work
 
 __all__ = ["JobHost", "JobWorker"]
 
@@ -61,6 +61,12 @@ class JobHost(Protocol):
         ...
 
 
+class Working(Protocol):
+    """What goes around a job that a session does; `lost` says whether its lease is."""
+
+    def __call__(self, session_id: str, *, lost: Callable[[], bool]) -> AbstractAsyncContextManager[None]: ...
+
+
 class JobWorker:
     """The jobs of one process; `run` is its loop, `spawn_in` the task group of the jobs."""
 
@@ -77,6 +83,7 @@ class JobWorker:
         bodies: Slots,
         suspects: Slots,
         idle: Callable[[], None],
+        working: Working,
         skip: Callable[[float], None] | None = None,
     ) -> None:
         self._host = host
@@ -88,6 +95,7 @@ class JobWorker:
         self._bodies = bodies
         self._suspects = suspects
         self._idle = idle
+        self._working = working
         # For tests: what moves the clock to the moment at which the next job is due, instead of a wait.
         self._skip = skip
         # Whether a workflow of ours has a stage in a queue that we serve.
@@ -271,32 +279,35 @@ class JobWorker:
 
     async def _work(self, job: LeasedJob, session_id: str, scope: anyio.CancelScope) -> None:
         bind_run(job.lease.run_id, session_id=session_id)
-        watch_work(session_id, lost=lambda: job.lease not in self._running)
         # Shielded, because whoever cancels the embedding program must not take a job away before it is handed back.
         with anyio.CancelScope(shield=True):
-            suspect = job.lost >= SUSPECT_LOSSES
-            try:
-                if suspect and self._suspects.available() <= 0:
-                    # A process executes one of those that may kill it at a time.
-                    await self._put_off(job)
-                    suspect = False
-                    return
-                if suspect:
-                    self._suspects.reserve(1)
-                with scope:
-                    result = await attempt_job(job, self._kernel)
-                    self.processed += 1
-                    if result.retryable or result.next_poll_at is not None:
-                        self._host.hurry()
-                if scope.cancelled_caught and self._draining and job.lease in self._running:
-                    await hand_back_job(job.lease, self._kernel)
-            except EngineError as error:
-                logger.warning("job.left", run_id=job.lease.run_id, stage_id=job.lease.stage_id, error=str(error))
-                self._strays_wanted = True
-            finally:
-                if suspect:
-                    self._suspects.release()
-                self._end(job)
+            async with self._working(session_id, lost=lambda: job.lease not in self._running):
+                await self._attempt(job, scope)
+
+    async def _attempt(self, job: LeasedJob, scope: anyio.CancelScope) -> None:
+        suspect = job.lost >= SUSPECT_LOSSES
+        try:
+            if suspect and self._suspects.available() <= 0:
+                # A process executes one of those that may kill it at a time.
+                await self._put_off(job)
+                suspect = False
+                return
+            if suspect:
+                self._suspects.reserve(1)
+            with scope:
+                result = await attempt_job(job, self._kernel)
+                self.processed += 1
+                if result.retryable or result.next_poll_at is not None:
+                    self._host.hurry()
+            if scope.cancelled_caught and self._draining and job.lease in self._running:
+                await hand_back_job(job.lease, self._kernel)
+        except EngineError as error:
+            logger.warning("job.left", run_id=job.lease.run_id, stage_id=job.lease.stage_id, error=str(error))
+            self._strays_wanted = True
+        finally:
+            if suspect:
+                self._suspects.release()
+            self._end(job)
 
     async def _put_off(self, job: LeasedJob) -> None:
         await self._jobs.release(job.lease, delay=SUSPECT_DELAY)

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 
 from kernel.model.facts import Fact, RunCancelled, RunCompleted, RunFailed, StageRetrying
 from kernel.model.run import RunState
-from telemetry.logs import EventLogger, get_logger
+from telemetry.logs import EventLogger, get_logger, log_fields
+from telemetry.scope import trace_ids
 
-__all__ = ["OutageLog", "narrate"]
+__all__ = ["OutageLog", "narrate", "narrate_from_outside"]
 
 logger: EventLogger = get_logger("leasehold.runtime")
 
@@ -51,6 +52,13 @@ def narrate(state: RunState, facts: Iterable[Fact]) -> None:
                 )
             case _:
                 pass
+
+
+def narrate_from_outside(state: RunState, facts: Iterable[Fact], *, session_id: str | None = None) -> None:
+    """The same for a run that has no actor here, whose ids therefore nothing around this call knows."""
+    ids = trace_ids(state.run_id)
+    with log_fields(run_id=state.run_id, workflow_id=state.workflow_id, session_id=session_id, **ids):
+        narrate(state, facts)
 
 
 class OutageLog:

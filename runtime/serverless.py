@@ -40,7 +40,7 @@ from runtime.job_messages import JobMessage, JobResult, JobsProcessed, Maintenan
 from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.metering import Metering
-from runtime.narration import OutageLog, narrate
+from runtime.narration import OutageLog, narrate_from_outside
 from runtime.publishing import Parts
 from runtime.recorded_steps import record_step
 from runtime.scheduled_commands import dispatch_due
@@ -201,7 +201,7 @@ class ServerlessHost(Client):
         return host_kernel(storage, self.app, executor, limits, sinks=self._sinks, journals=journals, around=around)
 
     def _tellers(self) -> Sequence[Teller]:
-        return (*super()._tellers(), narrate)
+        return (*super()._tellers(), narrate_from_outside)
 
     async def _start_services(self, tasks: anyio.abc.TaskGroup) -> None:
         await super()._start_services(tasks)
@@ -286,7 +286,8 @@ class ServerlessHost(Client):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_lease, job, tasks.cancel_scope)
                 try:
-                    result = await attempt_job(job, self._attempts, attempt=attempt)
+                    async with self._working():
+                        result = await attempt_job(job, self._attempts, attempt=attempt)
                 except EngineError as error:
                     # Raised below, and not in an exception group.
                     failure = error

@@ -29,6 +29,7 @@ from kernel.ending import Ending, ending_of_state
 from kernel.errors import EngineError, LeaseLost, Unavailable
 from kernel.journal import Teller, inline_bodies
 from kernel.model.draft import Decision
+from kernel.model.facts import Fact
 from kernel.model.run import RunState
 from kernel.ports.blobs import BlobStore
 from kernel.ports.executor import Attempt, Executor
@@ -48,7 +49,7 @@ from runtime.kernels import host_kernel, job_kernel
 from runtime.logbook import LogBook
 from runtime.mailbox import Mailbox
 from runtime.metering import Metering, standing
-from runtime.narration import narrate
+from runtime.narration import narrate_from_outside
 from runtime.patience import PatientBlobs
 from runtime.publishing import Parts, Publisher
 from runtime.recorded_steps import record_step
@@ -255,6 +256,7 @@ class Supervisor(Client):
             bodies=self._bodies,
             suspects=self._suspects,
             idle=self._idled,
+            working=self._working,
             skip=self._skip,
         )
 
@@ -298,7 +300,10 @@ class Supervisor(Client):
         )
 
     def _tellers(self) -> Sequence[Teller]:
-        return (*super()._tellers(), narrate)
+        return (*super()._tellers(), self._narrate)
+
+    def _narrate(self, state: RunState, facts: Sequence[Fact]) -> None:
+        narrate_from_outside(state, facts, session_id=self.lease_session)
 
     def _make_journals(self, storage: Storage) -> Journals:
         return RoutedJournals(

@@ -116,13 +116,13 @@ class CommandSpans:
         try:
             result = await handle(command)
         except BaseException as error:
+            SCOPE.reset(before)
             if not (isinstance(error, LeaseLost) or await self._is_for_others(command, scope)):
                 self._send(command, scope, _raised(error, run_id), caller, start_ns)
             # It may have ended a run before it was interrupted.
             await self._tracing.send_roots(scope)
             raise
-        finally:
-            SCOPE.reset(before)
+        SCOPE.reset(before)
         ghost = isinstance(result, ExecuteJobResult) and result.ghost
         if not (ghost and await self._is_for_others(command, scope)):
             self._send(command, scope, _returned(result, run_id), caller, start_ns)
@@ -183,7 +183,10 @@ class CommandSpans:
             },
             links=links,
         )
-        end_span(span, end_ns=max(self._tracing.now_ns(), start_ns), failure=ended.failure)
+        end_ns = max(self._tracing.now_ns(), start_ns)
+        end_span(span, end_ns=end_ns, failure=ended.failure)
+        if (outer := SCOPE.get()) is not None:
+            outer.busy_until_ns = max(outer.busy_until_ns, end_ns)
 
 
 def _place(

@@ -74,13 +74,18 @@ def is_exporting() -> bool:
 
 
 def configure_export(
-    *, prometheus: tuple[str, int] | None = None, worker: int | None = None, told_by_parent: bool = False
+    *,
+    prometheus: tuple[str, int] | None = None,
+    worker: int | None = None,
+    told_by_parent: bool = False,
+    counts: bool = True,
 ) -> bool:
     """Export as the process's OTEL_* variables say; returns whether anything is. Only the first call has an effect.
 
     `prometheus` is a host and a port on which metrics are served as text besides; `worker` is our number among those
     that serve theirs beside us, for the error that says whose port cannot be had. With `told_by_parent` nothing is said
-    of collectors that are away: this is the child of a process that sends to the same ones.
+    of collectors that are away: this is the child of a process that sends to the same ones. Unless it `counts`, only
+    the program's own metrics are sent, and none of ours.
     Raises: InvalidCommand, naming the variable: a value that cannot be used, or one that needs an extra.
     """
     global _exporting  # noqa: PLW0603 - OpenTelemetry's providers are the process's, and so is this
@@ -95,7 +100,7 @@ def configure_export(
         if environment.traces is not None:
             exporting.tracer = _tracer_provider(environment, environment.traces, resource, exporting)
         if environment.metrics is not None or prometheus is not None:
-            exporting.meter = _meter_provider(environment, resource, prometheus, exporting, worker)
+            exporting.meter = _meter_provider(environment, resource, prometheus, exporting, worker, counts=counts)
     except (ValueError, RuntimeError, OSError) as error:
         raise _not_set_up(error) from error
     _exporting = exporting
@@ -283,6 +288,8 @@ def _meter_provider(
     prometheus: tuple[str, int] | None,
     exporting: _Exporting,
     worker: int | None,
+    *,
+    counts: bool,
 ) -> MeterProvider:
     from opentelemetry import metrics
     from opentelemetry.sdk.metrics import MeterProvider
@@ -309,12 +316,13 @@ def _meter_provider(
         feeds.append(feed := HistogramFeed())
         readers.append(_prometheus_reader(*prometheus, feed, worker))
     provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
-    meters = Meters(provider, own_histograms=True)
-    for feed in feeds:
-        feed.of(meters.distributions)
-    if exporting.tracer is not None:
-        meters.watch(lambda: [(names.SPANS_DROPPED, (), float(exporting.deliveries.dropped))])
-    use_meters(meters)
+    if counts:
+        meters = Meters(provider, own_histograms=True)
+        for feed in feeds:
+            feed.of(meters.distributions)
+        if exporting.tracer is not None:
+            meters.watch(lambda: [(names.SPANS_DROPPED, (), float(exporting.deliveries.dropped))])
+        use_meters(meters)
     metrics.set_meter_provider(provider)
     return provider
 

@@ -43,7 +43,8 @@ def prepare(traceparent: str | None, *, told_by_parent: bool = False) -> None:
     from telemetry.export import configure_export
 
     with suppress(InvalidCommand):
-        configure_export(told_by_parent=told_by_parent)
+        # Of what it counts nothing would be news, under an identity that ends with the interpreter.
+        configure_export(told_by_parent=told_by_parent, counts=False)
 
 
 def leave(timeout_s: float | None = None) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telemetry.run_trace import RunTrace
     from telemetry.spans import Failure, SpanRef
 
-__all__ = ["SCOPE", "Body", "Scope", "never", "watch_work"]
+__all__ = ["SCOPE", "Body", "Scope", "never", "trace_ids"]
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Scope:
     `attempt` what its span says of the attempt that it executed. `ended` has the append that ended a run, `eventful`
     the runs of whose history the root has something to tell, `links` the commands that wait for a run's next append.
     `lost` says whether the lease under which all this happens is lost, `born` whether a run was created, `over` which
-    runs had ended before.
+    runs had ended before, `busy_until_ns` when the last command of those ended that were carried out here.
     """
 
     runs: dict[str, RunTrace] = field(default_factory=dict["str", "RunTrace"])
@@ -59,11 +59,20 @@ class Scope:
     eventful: set[str] = field(default_factory=set[str])
     links: dict[str, dict[SpanRef, None]] = field(default_factory=dict["str", "dict[SpanRef, None]"])
     bodies: list[Body] = field(default_factory=list[Body])
+    busy_until_ns: int = 0
 
 
 SCOPE: ContextVar[Scope | None] = ContextVar("leasehold_scope", default=None)
 
 
-def watch_work(session_id: str, *, lost: Callable[[], bool]) -> None:
-    """For the rest of the task: this session works in it; `lost` says whether nothing counts any more."""
-    SCOPE.set(Scope(session_id=session_id, lost=lost))
+def trace_ids(run_id: str) -> Mapping[str, str]:
+    """The ids that a line about this run carries, said in a command or a job of it; none, if nobody traces."""
+    scope = SCOPE.get()
+    trace = None if scope is None else scope.runs.get(run_id)
+    if scope is None or trace is None:
+        return {}
+    command, span_id = scope.command, trace.span_id
+    # A command that its caller sent is in the caller's trace, which is another one.
+    if command is not None and trace.sampled and command.trace_id in (0, trace.trace_id):
+        span_id = command.span_id
+    return {"trace_id": f"{trace.trace_id:032x}", "span_id": f"{span_id:016x}"}

@@ -2,9 +2,9 @@
 
 Theory of operation. Which trace a run belongs to is stored with it or follows from its id (`telemetry.run_trace`), so
 every process that touches it agrees. Spans are sent when what they tell is durable: a command's and its body's when
-its outcome is recorded, the run's root by whoever appended its end. What a process had in flight when its lease was
-lost it never sends; whoever records that loss sends those spans, under the ids that follow from the attempt's token,
-with the begin that the history has and the loss as their end.
+its outcome is recorded, the run's root by whoever owns the run when it ends, or else by whoever ends it. What a process
+had in flight when its lease was lost it never sends; whoever records that loss sends those spans, under the ids that
+follow from the attempt's token, with the begin that the history has and the loss as their end.
 
 A run that is not sampled is driven by ports that nobody watches, and so pays for its beginning only: the question, and
 a context that tells user code. The history comes first: when something about a trace goes wrong, that is said, and
@@ -14,7 +14,8 @@ the run goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -38,7 +39,7 @@ from telemetry.faults import passed_over
 from telemetry.logs import EventLogger, get_logger
 from telemetry.privacy import NOTHING, Privacy
 from telemetry.run_trace import RunTrace, attempt_ids, own_trace_id, run_trace, to_ns
-from telemetry.scope import SCOPE, Scope
+from telemetry.scope import SCOPE, Scope, never
 from telemetry.spans import AttributeValue, SpanRef, Spans, context_of, end_span, own_root_context
 from telemetry.tales import RootEvent, is_eventful, is_loss_recorded, lost_attempts, present_trace, root_events
 from telemetry.watched_executor import WatchedExecutor
@@ -158,6 +159,20 @@ class Tracing:
         # The program's sampler is asked once: it may count.
         return self.trace_of(stored.head, sample=_yes) if self.samples(run_id, stored.head.workflow_id) else None
 
+    @asynccontextmanager
+    async def working(self, session_id: str | None = None, *, lost: Callable[[], bool] = never) -> AsyncGenerator[None]:
+        """Around a job: what is done inside is noted, by this session if any, and the end of its run sends its root.
+
+        `lost` says whether nothing counts any more.
+        """
+        scope = Scope(session_id=session_id, lost=lost)
+        before = SCOPE.set(scope)
+        try:
+            yield
+        finally:
+            SCOPE.reset(before)
+            await self.send_roots(scope)
+
     def begin_afresh(self) -> None:
         """What the current task does from here on has nothing to do with the span in which it was begun."""
         SCOPE.set(None)
@@ -170,7 +185,7 @@ class Tracing:
             trace = scope.runs[run_id]
             events = await self._events_of(trace) if run_id in scope.eventful else ()
             try:
-                self._send_root(trace, append, scope.session_id, events)
+                self._send_root(trace, append, scope, events)
             except Exception as error:  # noqa: BLE001 - the run has ended, whatever can be told of it
                 passed_over(error)
 
@@ -183,8 +198,10 @@ class Tracing:
             passed_over(error)
             return ()
 
-    def _send_root(self, trace: RunTrace, append: Append, session_id: str | None, events: Sequence[RootEvent]) -> None:
-        head, ended_ns = append.head, to_ns(append.at)
+    def _send_root(self, trace: RunTrace, append: Append, scope: Scope, events: Sequence[RootEvent]) -> None:
+        head, ended_ns = append.head, to_ns(append.head.completed_at or append.at)
+        # What others have ended goes on for a moment here, and a root covers what is below it.
+        until_ns = self.now_ns() if head.completed_at == append.at else scope.busy_until_ns
         span = self.spans.start(
             names.RUN.of(trace.workflow_id),
             trace_id=trace.trace_id,
@@ -192,7 +209,7 @@ class Tracing:
             parent_id=trace.parent_id,
             start_ns=to_ns(trace.began_at),
             attributes={
-                **self.attributes(trace, session_id),
+                **self.attributes(trace, scope.session_id),
                 names.OUTCOME: head.status.value.lower(),
             },
             links=() if trace.first_id is None else (SpanRef(trace.trace_id, trace.first_id),),
@@ -200,12 +217,12 @@ class Tracing:
         for event in events:
             span.add_event(event.name, event.attributes, timestamp=event.at_ns)
         failure = None if head.error is None else failure_of_info(head.error.error)
-        end_span(span, end_ns=max(self.now_ns(), ended_ns), failure=failure, at_ns=ended_ns)
+        end_span(span, end_ns=max(until_ns, ended_ns), failure=failure, at_ns=ended_ns)
 
-    async def has_landed(self, append: Append) -> bool:
-        """Whether this append, which ends its run, is stored; no, if that cannot be known soon. Raises nothing."""
+    async def has_ended(self, append: Append) -> bool:
+        """Whether this append has ended its run, which nobody owns; no, when that is not known soon. Raises nothing."""
         stored = await self._looked_up(append.run_id)
-        return stored is not None and stored.head.head.completed_at == append.at
+        return stored is not None and stored.head.head.completed_at == append.at and stored.head.owner is None
 
     async def is_lost(self, run_id: str, token: str) -> bool:
         """Whether the loss of this attempt has been recorded; yes, if that cannot be known soon.

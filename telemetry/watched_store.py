@@ -38,6 +38,10 @@ def _ends(append: Append) -> bool:
     return append.head.completed_at == append.at
 
 
+def _gives_back_what_has_ended(append: Append) -> bool:
+    return append.mode == "release" and append.head.completed_at is not None
+
+
 class WatchedPersistence:
     """A `Persistence` whose reads and appends are noticed."""
 
@@ -84,27 +88,31 @@ class WatchedPersistence:
             trace = replace(trace, began_at=append.at, workflow_version=append.new.workflow_version)
             scope.runs[append.run_id] = trace
         appends = self._tracing.appends
-        appends.sending(append, scope, trace)
+        gives_back = _gives_back_what_has_ended(append)
+        if not gives_back:
+            # That comes after the end, and a root covers what is below it.
+            appends.sending(append, scope, trace)
         done = False
         try:
             owned = await self._store.append(append)
             done = True
         except anyio.get_cancelled_exc_class():
             # Whoever ends a run sends its root, also when its caller gives up before the answer.
-            if scope.command is not None and _ends(append) and await self._tracing.has_landed(append):
+            if scope.command is not None and _ends(append) and await self._tracing.has_ended(append):
                 scope.ended[append.run_id] = append
             raise
         finally:
             appends.answered(append, done=done)
         scope.born = scope.born or append.new is not None
+        # What others have ended its owner tells, once it gives the run back.
+        if gives_back or (_ends(append) and not owned):
+            scope.ended[append.run_id] = append
         if append.events is not None:
             await self._noted(append, append.events, scope, trace)
         return owned
 
     async def _noted(self, append: Append, events: bytes, scope: Scope, trace: RunTrace) -> None:
-        if _ends(append):
-            scope.ended[append.run_id] = append
-        else:
+        if not _ends(append):
             scope.over.discard(append.run_id)
         if is_eventful((events,)):
             scope.eventful.add(append.run_id)

@@ -131,6 +131,16 @@ def test_a_collector_that_is_away_is_one_warning_also_with_child_interpreters(
     assert of_telemetry(log) == ["telemetry.unreachable"]
 
 
+def test_a_child_interpreter_sends_its_spans_and_no_metrics_of_ours(receiver: OtlpReceiver) -> None:
+    text = "from tests.telemetry.exporting_children import *; leave_after_one_run(embedded=False)"
+    run({**over("http/protobuf", receiver), **QUICK}, program=[sys.executable, "-c", text])
+
+    (mine,) = [span for span in receiver.spans if span.name == "mine"]
+    (root,) = [span for span in receiver.spans if span.name == "run sending"]
+    assert mine.resource["process.pid"] != root.resource["process.pid"]
+    assert {point.resource["process.pid"] for point in receiver.points} == {root.resource["process.pid"]}
+
+
 def test_spans_that_find_no_room_are_said_with_their_number_by_a_log_line_and_a_metric(receiver: OtlpReceiver) -> None:
     # One at a time, so slowly that the queue, which holds two, is full.
     little = {"OTEL_BSP_MAX_QUEUE_SIZE": "2", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}

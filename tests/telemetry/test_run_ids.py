@@ -11,6 +11,7 @@ import anyio
 import pytest
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
+from structlog.testing import LogCapture
 
 from telemetry.logs import (
     RunIds,
@@ -23,7 +24,10 @@ from telemetry.logs import (
     log_fields,
 )
 from tests.runtime.executing import Bench
+from tests.runtime.gates import Doc, echo
+from tests.runtime.shared_store import SharedStore
 from tests.telemetry import speaking_stages as stages
+from tests.telemetry.trees import Sent
 
 IDS = {"run_id": "run-1", "stage_id": "in-a-thread", "attempt": 1}
 
@@ -147,3 +151,19 @@ def test_what_was_chosen_for_the_log_can_be_told_to_another_process() -> None:
         "level": "warning",
         "fields": {"worker": 1},
     }
+
+
+@pytest.mark.anyio
+async def test_what_a_host_says_of_a_run_carries_the_ids_of_its_trace(
+    memory: SharedStore, sent: Sent, log: LogCapture
+) -> None:
+    workflow = echo()
+    async with memory.host(workflow) as host:
+        run = await host.start(workflow, Doc(text="x"))
+        await host.run_maintenance_tick()
+        await host.process_available_jobs()
+
+    [line] = [line for line in log.entries if line["event"] == "run.completed"]
+    execute = sent.named("job.execute")[0]
+    assert (line["run_id"], line["trace_id"]) == (run.id, f"{execute.context.trace_id:032x}")
+    assert line["span_id"] == f"{execute.context.span_id:016x}"

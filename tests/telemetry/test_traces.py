@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -31,8 +32,9 @@ from kernel import (
     batch_stage,
     stage,
 )
+from kernel.ports.persistence import SessionInfo
 from runtime import App, Client
-from telemetry.run_trace import own_trace_id, root_id
+from telemetry.run_trace import own_trace_id, root_id, to_ns
 from telemetry.tracing import Tracing
 from tests.runtime.gates import Doc, Gate
 from tests.runtime.shared_store import SharedStore, lose_lease, until
@@ -196,7 +198,8 @@ async def test_the_root_of_a_failed_run_has_its_error(store: SharedStore, sent: 
     assert (sent.named("stage flaky")[0].attributes or {})["leasehold.outcome"] == "failed"
 
 
-async def test_looks_at_a_suspended_stage_are_spans_and_the_suspension_an_event(store: SharedStore, sent: Sent):
+def batched() -> Workflow[Doc, Doc]:
+    """Suspends, and is ready at the second look."""
     looks = [0]
 
     @batch_stage("batch", output=Doc)
@@ -209,20 +212,104 @@ async def test_looks_at_a_suspended_stage_are_spans_and_the_suspension_an_event(
         with user_span("GET"):
             return Ready(Doc(text="done")) if looks[0] > 1 else NotReady()
 
-    workflow = WorkflowBuilder("batched", input=Doc, output=Doc).pipe(batch).build()
+    return WorkflowBuilder("batched", input=Doc, output=Doc).pipe(batch).build()
+
+
+async def test_looks_at_a_suspended_stage_are_spans_and_the_suspension_an_event(store: SharedStore, sent: Sent):
+    workflow = batched()
     async with store.supervisor(workflow) as supervisor:
         run = await supervisor.start(workflow, Doc(text="a"))
         await run.result()
 
+    check_looks(sent, run.id)
+
+
+@pytest.mark.parametrize("by", ["calls of a host", "a supervisor that serves its queue"])
+async def test_looks_that_jobs_make_are_spans_of_the_same_trace_and_the_last_one_sends_the_root(
+    store: SharedStore, sent: Sent, by: str
+):
+    workflow = batched()
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(store.host(workflow))
+        run = await host.start(workflow, Doc(text="a"))
+        await host.run_maintenance_tick()
+        if by == "calls of a host":
+            while (await run.describe()).status != "COMPLETED":
+                await host.process_available_jobs(10)
+        else:
+            await stack.enter_async_context(store.supervisor(workflow, queues=("default",)))
+            await run.result()
+
+    check_looks(sent, run.id)
+
+
+async def test_user_code_of_a_look_that_a_host_makes_is_sampled_as_its_run_is(
+    memory: SharedStore, sampled_by: Callable[[Sampler], Sent]
+):
+    sent = sampled_by(ParentBased(ALWAYS_OFF))
+    workflow = batched()
+    async with memory.host(workflow) as host:
+        run = await host.start(workflow, Doc(text="a"))
+        await host.run_maintenance_tick()
+        while (await run.describe()).status != "COMPLETED":
+            await host.process_available_jobs(10)
+
+    assert [span.name for span in sent.spans] == []
+
+
+def check_looks(sent: Sent, run_id: str) -> None:
     checks = sorted(sent.named("check batch"), key=lambda span: span.start_time or 0)
     assert [(span.attributes or {})["leasehold.outcome"] for span in checks] == ["not_ready", "ready"]
-    assert ["check batch", [["GET", []]]] in sent.tree(run.id)
-    assert "stage.suspended" in [event.name for event in sent.root(run.id).events]
+    assert ["check batch", [["GET", []]]] in sent.tree(run_id)
+    assert "stage.suspended" in [event.name for event in sent.root(run_id).events]
     assert (sent.named("stage batch")[0].attributes or {})["leasehold.outcome"] == "suspended"
+    check_whole(sent.of(run_id))
+
+
+async def test_the_owner_of_a_run_sends_its_root_when_a_process_that_does_not_trace_cancels_it(
+    store: SharedStore, sampled_by: Callable[[Sampler], Sent]
+):
+    gate = Gate()
+    workflow = gated(gate)
+    async with store.client(workflow) as client:
+        sent = sampled_by(ALWAYS_ON)
+        async with store.supervisor(workflow) as supervisor:
+            run = await supervisor.start(workflow, Doc(text="a"))
+            await until(lambda: gate.entered)
+            await client.run(run.id).cancel("enough")
+            await until(lambda: supervisor.stats().actors == 0)
+
+    root, execute = sent.root(run.id), sent.named("job.execute")[0]
+    assert (root.attributes or {})["leasehold.outcome"] == "cancelled"
+    assert root.end_time == execute.end_time
     check_whole(sent.of(run.id))
 
 
-async def test_whoever_cancels_a_run_sends_its_root(store: SharedStore, sent: Sent):
+async def test_a_run_that_ended_without_its_owner_who_died_has_its_root_from_whoever_takes_it_over(
+    store: SharedStore, sent: Sent
+):
+    workflow = gated(Gate())
+    async with store.client(workflow) as client:
+        run = await client.start(workflow, Doc(text="a"))
+        persistence = client.storage.persistence
+        info = SessionInfo(name="dead", hostname="host", pid=1)
+        session = await persistence.open_session(info, client.app.known(), lease=timedelta(seconds=10))
+        assert len(await persistence.claim(session, 10)) == 1
+        await client.run(run.id).cancel()
+        await persistence.close_session(session)
+        assert not sent.named("run gated")
+
+        async with store.supervisor(workflow):
+            await until(lambda: sent.named("run gated"))
+        described = await run.describe()
+
+    root, (cancel,) = sent.root(run.id), sent.named("run.cancel")
+    assert root.end_time == to_ns(described.completed_at)
+    assert cancel.parent is not None
+    assert cancel.parent.span_id == root.context.span_id
+
+
+async def test_a_cancelled_run_is_one_trace_with_the_command_that_cancelled_it(store: SharedStore, sent: Sent):
     gate = Gate()
     workflow = gated(gate)
     async with store.supervisor(workflow) as supervisor, store.client(workflow) as client:
