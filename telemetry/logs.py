@@ -96,8 +96,12 @@ class EventLogger:
             fields.update((name, value) for name, value in ids.items() if value is not None and name not in fields)
         structlog = sys.modules.get("structlog")
         if structlog is not None and structlog.is_configured():
-            getattr(structlog.get_logger(self._name), level)(event, **fields)
-            return
+            try:
+                getattr(structlog.get_logger(self._name), level)(event, **fields)
+            except Exception as error:  # noqa: BLE001 - the program's processors; what is said has happened all the same
+                fields["unsaid"] = f"{type(error).__name__}: {error}"
+            else:
+                return
         exc_info: Any = fields.pop("exc_info", None)
         text = " ".join([event, *(f"{name}={_quoted(value)}" for name, value in fields.items())])
         number = logging.getLevelNamesMapping()[level.upper()]

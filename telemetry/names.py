@@ -336,7 +336,7 @@ JOBS_WAITING = MetricName(
     "leasehold.jobs.waiting",
     "gauge",
     "{job}",
-    "jobs that are due and that nobody has taken, up to 10,000 of each version of a workflow",
+    "jobs that are due and that nobody has (any more), up to 10,000 of each version of a workflow",
     (QUEUE_NAME,),
     shared=True,
 )

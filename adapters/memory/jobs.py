@@ -128,11 +128,11 @@ def dequeue(
 
 
 def waiting(tables: Tables, now: datetime) -> Mapping[str, QueueBacklog]:
-    """By queue, what is due and nobody has taken."""
+    """By queue, what is due and nobody has."""
     found: dict[str, list[datetime]] = {}
     for job in tables.jobs.values():
-        if job.token is None and job.due_at <= now and tables.runs[job.run_id].parked_reason is None:
-            found.setdefault(job.queue, []).append(job.due_at)
+        if job.due_at <= now and not _is_held(tables, job, now) and tables.runs[job.run_id].parked_reason is None:
+            found.setdefault(job.queue, []).append(_free_since(tables, job))
     return {queue: QueueBacklog(jobs=len(due), oldest_age=now - min(due)) for queue, due in found.items()}
 
 
@@ -240,6 +240,12 @@ def infos(tables: Tables, run_ids: Collection[str], now: datetime) -> Sequence[J
         for job in sorted(tables.jobs.values(), key=lambda job: (job.run_id, job.stage_id))
         if job.run_id in run_ids
     )
+
+
+def _free_since(tables: Tables, job: Job) -> datetime:
+    if job.token is None:
+        return job.due_at
+    return tables.sessions[job.session_id].expires_at if job.session_id is not None else job.lease_until or job.due_at
 
 
 def _is_held(tables: Tables, job: Job, now: datetime) -> bool:

@@ -558,9 +558,9 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueBacklog:
-    """The jobs of one queue that are due and that nobody has taken, at least one; those of parked runs do not wait.
+    """The jobs of one queue that are due and that nobody has, at least one; those of parked runs do not wait.
 
-    `oldest_age` is how long the first of them has been due.
+    Nobody has it who took it and whose lease is over. `oldest_age` is how long the first of them has been due, or lost.
     """
 
     jobs: int

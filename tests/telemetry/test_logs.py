@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -52,6 +53,17 @@ def test_embedded_an_event_is_a_record_of_the_standard_library(caplog: pytest.Lo
     assert (record.name, record.levelname) == ("leasehold.runtime", "INFO")
     assert record.getMessage() == 'run.claimed session_id=s run_id=r share="50 %"'
     assert record.leasehold == {"session_id": "s", "run_id": "r", "share": "50 %"}
+
+
+def test_a_processor_of_the_programs_that_raises_harms_nobody_who_logs(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_logger: Any, _method: str, _event: Any) -> Any:
+        raise ValueError("of the program's")
+
+    structlog.configure(processors=[broken])
+    with caplog.at_level(logging.INFO):
+        get_logger("leasehold.test").info("it.happened", n=1)
+
+    assert caplog.messages == ['it.happened n=1 unsaid="ValueError: of the program\'s"']
 
 
 def test_embedded_a_value_of_several_words_is_in_quotes(caplog: pytest.LogCaptureFixture) -> None:

@@ -119,6 +119,20 @@ async def test_a_job_that_is_due_later_or_whose_run_is_parked_does_not_wait(worl
     assert await waiting_jobs(world) - before == 1
 
 
+async def test_a_job_whose_holder_is_gone_waits_again(world: World) -> None:
+    before = await waiting_jobs(world)
+    run = await a_queued_run(world)
+    session = await world.session()
+    (by_time,) = await take(world)
+    assert len(await take(world, holder=session)) == 1
+    taken = await waiting_jobs(world)
+    world.backdoor.expire_job(run.id, by_time.lease.stage_id)
+    lost_by_time = await waiting_jobs(world)
+    await world.store.close_session(session)
+
+    assert (taken - before, lost_by_time - before, await waiting_jobs(world) - before) == (0, 1, 2)
+
+
 async def test_the_age_of_a_queue_is_that_of_the_job_that_has_been_due_longest(world: World) -> None:
     run = await a_queued_run(world, priority=9)
     await a_queued_run(world, priority=2)

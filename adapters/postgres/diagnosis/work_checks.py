@@ -149,12 +149,12 @@ def _for_backlog(rows: Sequence[Any]) -> str:
 
 
 async def check_jobs(patient: Patient) -> Finding:
-    """Jobs that are due and that nobody has taken, by queue."""
+    """Jobs that are due and that nobody has (any more), by queue."""
     limits = patient.thresholds
     rows = await patient.ask("diagnose_jobs", COUNTED_MAX)
     due = sum(row["due"] for row in rows)
     oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
-    queues = [{key: row[key] for key in ("queue", "due", "oldest_s", "served")} for row in rows]
+    queues = [{key: row[key] for key in ("queue", "due", "lost", "oldest_s", "served")} for row in rows]
     figures = {"due": due, "oldest_s": oldest_s, "queues": queues}
     if not rows:
         return Finding(status="ok", found="No job waits in a queue.", figures=figures)
@@ -176,6 +176,7 @@ async def check_jobs(patient: Patient) -> Finding:
         if status == "ok"
         else [
             f'queue "{row["queue"]}": {row["due"]:,}, for {span(row["oldest_s"])}'
+            + (f"; {row['lost']:,} of them taken by somebody who is gone" if row["lost"] else "")
             + ("" if row["served"] else "; no live process serves it")
             for row in rows[:SHOWN_MAX]
         ],

@@ -1,19 +1,27 @@
--- Jobs that are due and that nobody has taken, by queue, counted up to a bound; and whether somebody serves the queue.
+-- Jobs that are due and that nobody has, by queue, counted up to a bound; and whether somebody serves the queue.
 -- Called by: adapters.postgres.diagnosis. The table holds what waits or executes outside of its run's owner.
 -- $1 the bound.
+--
+-- Nobody has it (any more) whose lease is over: it waits, from then on, for whoever takes note of that.
 SELECT q.queue,
        count(*) AS due,
-       extract(epoch FROM clock_timestamp() - min(q.due_at))::double precision AS oldest_s,
+       count(*) FILTER (WHERE q.lost) AS lost,
+       extract(epoch FROM clock_timestamp() - min(q.since))::double precision AS oldest_s,
        EXISTS (
            SELECT
            FROM leasehold.sessions AS o
            WHERE o.condemned_at IS NULL AND o.lease_expires_at > clock_timestamp() AND q.queue = ANY (o.queues)
        ) AS served
 FROM (
-    SELECT j.queue, j.due_at
+    SELECT j.queue, j.token IS NOT NULL AS lost, coalesce(j.lease_until, o.lease_expires_at, j.due_at) AS since
     FROM leasehold.jobs AS j
-    WHERE j.token IS NULL AND j.due_at <= statement_timestamp()
+    LEFT JOIN leasehold.sessions AS o ON o.id = j.session
+    WHERE CASE
+              WHEN j.token IS NULL THEN j.due_at <= statement_timestamp()
+              WHEN j.session IS NULL THEN j.lease_until <= statement_timestamp()
+              ELSE o.id IS NULL OR o.condemned_at IS NOT NULL OR o.lease_expires_at <= statement_timestamp()
+          END
     LIMIT $1
 ) AS q
 GROUP BY q.queue
-ORDER BY min(q.due_at)
+ORDER BY min(q.since)

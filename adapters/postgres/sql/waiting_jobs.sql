@@ -1,6 +1,6 @@
--- Jobs that are due and that nobody has taken, by queue.
+-- Jobs that are due and that nobody has, by queue: not taken, or taken by somebody whose lease is over.
 -- Called by: adapters.postgres.listings (backlog), now and then, by processes whose metrics somebody reads.
--- Index: jobs_due, runs_pkey. $1 how far to look in a queue, a workflow and a priority.
+-- Index: jobs_due, jobs_leased, jobs_session, runs_pkey. $1 how far to look in a queue, a workflow and a priority.
 --
 -- Which of these there are is found by going from the first entry of one to the first of the next in the index.
 WITH RECURSIVE kinds AS (
@@ -21,17 +21,38 @@ WITH RECURSIVE kinds AS (
         ORDER BY j.queue, j.workflow_key, j.priority
         LIMIT 1
     ) AS next
+), waiting AS (
+    SELECT k.queue, due.run_id, due.due_at AS since
+    FROM kinds AS k
+    CROSS JOIN LATERAL (
+        SELECT j.run_id, j.due_at
+        FROM leasehold.jobs AS j
+        WHERE j.token IS NULL AND j.queue = k.queue AND j.workflow_key = k.workflow_key AND j.priority = k.priority
+          AND j.due_at <= statement_timestamp()
+        ORDER BY j.due_at
+        LIMIT $1
+    ) AS due
+    UNION ALL
+    (
+        SELECT j.queue, j.run_id, j.lease_until
+        FROM leasehold.jobs AS j
+        WHERE j.lease_until <= statement_timestamp()
+        ORDER BY j.lease_until
+        LIMIT $1
+    )
+    UNION ALL
+    SELECT orphan.queue, orphan.run_id, o.lease_expires_at
+    FROM leasehold.sessions AS o
+    CROSS JOIN LATERAL (
+        SELECT j.queue, j.run_id
+        FROM leasehold.jobs AS j
+        WHERE j.session = o.id
+        LIMIT $1
+    ) AS orphan
+    WHERE o.condemned_at IS NOT NULL OR o.lease_expires_at <= statement_timestamp()
 )
-SELECT k.queue, count(*) AS jobs, statement_timestamp() - min(due.due_at) AS oldest_age
-FROM kinds AS k
-CROSS JOIN LATERAL (
-    SELECT j.run_id, j.due_at
-    FROM leasehold.jobs AS j
-    WHERE j.token IS NULL AND j.queue = k.queue AND j.workflow_key = k.workflow_key AND j.priority = k.priority
-      AND j.due_at <= statement_timestamp()
-    ORDER BY j.due_at
-    LIMIT $1
-) AS due
--- Nobody takes those of a run that is set aside. After the limit, because there may be any number of them.
-WHERE (SELECT r.parked_reason IS NULL FROM leasehold.runs AS r WHERE r.id = due.run_id)
-GROUP BY k.queue
+SELECT w.queue, count(*) AS jobs, statement_timestamp() - min(w.since) AS oldest_age
+FROM waiting AS w
+-- Nobody takes those of a run that is set aside. After the limits, because there may be any number of them.
+WHERE (SELECT r.parked_reason IS NULL FROM leasehold.runs AS r WHERE r.id = w.run_id)
+GROUP BY w.queue

@@ -380,6 +380,19 @@ async def test_a_queue_that_nobody_serves_is_named(look: Look, sql: Any) -> None
     assert "leasehold up --queues gpu" in (found.advice or "")
 
 
+async def test_a_job_whose_holder_is_gone_waits_too(look: Look, sql: Any) -> None:
+    await sql(
+        "INSERT INTO leasehold.jobs (run_id, due_at, workflow_key, priority, stage_id, queue, token, lease_until) "
+        f"VALUES (leasehold.mint_run_id(), {LONG_AGO}, 1, 5, 'draw', 'gpu', 'lost', {LONG_AGO}), "
+        f"(leasehold.mint_run_id(), {LONG_AGO}, 1, 5, 'draw', 'gpu', 'held', clock_timestamp() + interval '1 hour')"
+    )
+
+    found = await look("jobs")
+
+    assert (found.status, found.figures["due"]) == ("problem", 1)
+    assert "1 of them taken by somebody who is gone" in found.details[0]
+
+
 async def test_runs_that_were_set_aside_are_counted_by_reason(look: Look, sql: Any) -> None:
     await a_workflow(sql)
     await a_run(sql, parked_reason="'definition_changed: a stage is gone'")
