@@ -278,11 +278,10 @@ def main(descriptor: int) -> None:
         signal.signal(number, lambda _number, _frame: None)
     connection = Connection(descriptor)
     connection.start()
-    surroundings: _Surroundings | None = None
     for count, job in enumerate(iter(connection.jobs.get, None), start=1):
-        # Its threads belong to the surroundings, not to the first body.
+        # Its threads belong to the surroundings, not to the body.
         remote.prepare(job.traceparent, told_by_parent=connection.parent_exports)
-        surroundings = surroundings or _Surroundings()
+        surroundings = _Surroundings()
         connection.begin(job.token)
         with log_fields(**job.log_ids), remote.within(job.traceparent):
             outcome, dropped = run_job(job, connection)

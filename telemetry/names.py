@@ -17,6 +17,7 @@ __all__ = [
     "ATTRIBUTES",
     "BODIES_RUNNING",
     "BODIES_WAITING",
+    "CAUSE",
     "CHECK",
     "CLAIM_LATENCY",
     "COMMAND",
@@ -24,6 +25,8 @@ __all__ = [
     "COMMAND_DURATION",
     "COMMAND_TYPE",
     "DEAD_LETTERS",
+    "DISCARDED",
+    "DUE_AT",
     "HINTS_OUTAGES",
     "HINTS_SILENCE",
     "JOBS_WAITING",
@@ -33,11 +36,13 @@ __all__ = [
     "LOGS",
     "LOOP_LAG",
     "METRICS",
+    "NEXT_POLL_AT",
     "OLDEST_JOB_AGE",
     "OLDEST_RUNNABLE_AGE",
     "OUTBOX_LAG",
     "OUTCOME",
     "PAYLOADS",
+    "PREVIOUS_SESSION_ID",
     "QUEUE_NAME",
     "ROWS",
     "RUN",
@@ -92,6 +97,11 @@ STAGE_ATTEMPT = "leasehold.stage.attempt"
 SESSION_ID = "leasehold.session.id"
 OUTCOME = "leasehold.outcome"
 ROWS = "leasehold.append.rows"
+CAUSE = "leasehold.cause"
+DISCARDED = "leasehold.discarded"
+DUE_AT = "leasehold.due_at"
+NEXT_POLL_AT = "leasehold.next_poll_at"
+PREVIOUS_SESSION_ID = "leasehold.session.previous_id"
 
 PayloadName = Literal["run.input", "stage.config", "stage.output", "stage.state"]
 """What a payload is, to whoever redacts it; its attribute is called the same, after "leasehold."."""
@@ -114,6 +124,11 @@ ATTRIBUTES = (
     Attribute(OUTCOME, "string", "how it ended, see the span"),
     Attribute(ROWS, "int", "how many appends one statement carried, of all runs"),
     *(Attribute(f"{SCOPE}.{name}", "string", f"if captured: {meaning}") for name, meaning in PAYLOADS.items()),
+    Attribute(CAUSE, "string", "on events of a run's span: why its attempt is repeated, or its owner another"),
+    Attribute(DUE_AT, "string", "on `stage.retrying`: when the next attempt is due, ISO 8601"),
+    Attribute(NEXT_POLL_AT, "string", "on `stage.suspended`: when the stage is looked at, ISO 8601"),
+    Attribute(PREVIOUS_SESSION_ID, "string", "on `run.owner_changed`: the session that owned the run before"),
+    Attribute(DISCARDED, "string", "on `run.rerun`: the stages that are done again, with commas between"),
 )
 
 
@@ -135,7 +150,7 @@ RUN = SpanName(
     "run <workflow id>",
     "the creator's span, if there was one",
     "completed, failed, cancelled",
-    "the run from its creation, or its rerun, to its end; sent by whoever ends it",
+    "the run from its creation, or its rerun, to its end; sent by who owns it then, or else by whoever ends it",
 )
 COMMAND = SpanName(
     "<command>",

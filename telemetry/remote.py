@@ -32,14 +32,19 @@ def is_exporting() -> bool:
     return export is not None and bool(export.is_exporting())
 
 
+_prepared = False
+
+
 def prepare(traceparent: str | None, *, told_by_parent: bool = False) -> None:
     """In a child: set up sending, before the first body of a sampled run. What is wrong with it the parent has said.
 
     With `told_by_parent` that is also so of a collector that is away.
     """
+    global _prepared  # noqa: PLW0603 - what sends is the process's
     found = None if traceparent is None else parse_traceparent(traceparent)
-    if found is None or not found.sampled or "telemetry.export" in sys.modules:
+    if found is None or not found.sampled or _prepared:
         return
+    _prepared = True
     from telemetry.export import configure_export
 
     with suppress(InvalidCommand):

@@ -101,20 +101,20 @@ def root_events(stored: StoredHistory, *, since: datetime) -> list[RootEvent]:
 def _said(fact: Fact) -> Mapping[str, Value] | None:
     match fact:
         case RunOwnerChanged():
-            previous: Mapping[str, Value] = {} if fact.previous is None else {"previous": fact.previous}
-            return {names.SESSION_ID: fact.owner, "cause": fact.cause, **previous}
+            previous: Mapping[str, Value] = {} if fact.previous is None else {names.PREVIOUS_SESSION_ID: fact.previous}
+            return {names.SESSION_ID: fact.owner, names.CAUSE: fact.cause, **previous}
         case RunRerun():
-            return {names.STAGE_ID: fact.from_stage_id, "discarded": ",".join(fact.discarded)}
+            return {names.STAGE_ID: fact.from_stage_id, names.DISCARDED: ",".join(fact.discarded)}
         case StageRetrying():
             return {
                 **_stage(fact),
-                "cause": fact.cause,
-                "due_at": fact.due_at.isoformat(),
+                names.CAUSE: fact.cause,
+                names.DUE_AT: fact.due_at.isoformat(),
                 "exception.type": fact.error.type,
                 "exception.message": failure_of_info(fact.error).message,
             }
         case StageSuspended():
-            return {**_stage(fact), "next_poll_at": fact.next_poll_at.isoformat()}
+            return {**_stage(fact), names.NEXT_POLL_AT: fact.next_poll_at.isoformat()}
         case _:
             return None
 

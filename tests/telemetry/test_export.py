@@ -141,6 +141,13 @@ def test_a_child_interpreter_sends_its_spans_and_no_metrics_of_ours(receiver: Ot
     assert {point.resource["process.pid"] for point in receiver.points} == {root.resource["process.pid"]}
 
 
+def test_a_child_interpreter_is_kept_although_it_begins_to_send_with_a_later_attempt(receiver: OtlpReceiver) -> None:
+    text = "from tests.telemetry.exporting_children import *; tell_children()"
+    told, _ = run({**over("http/protobuf", receiver), **QUICK}, program=[sys.executable, "-c", text])
+
+    assert len(set(told["children"])) == 1
+
+
 def test_spans_that_find_no_room_are_said_with_their_number_by_a_log_line_and_a_metric(receiver: OtlpReceiver) -> None:
     # One at a time, so slowly that the queue, which holds two, is full.
     little = {"OTEL_BSP_MAX_QUEUE_SIZE": "2", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
