@@ -87,6 +87,7 @@ async def test_a_run_that_begins_again_before_its_owner_has_read_that_it_was_can
         await client.run(run.id).rerun_from("hold")
         slow.let_go()
         await until(lambda: len(gate.entered) == 2)
+        gate.open()
 
         assert metered.points(names.RUNS_CANCELLED) == {("held",): 1}
     assert [line["run_id"] for line in log.entries if line["event"] == "run.cancelled"] == [run.id]
