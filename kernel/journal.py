@@ -54,7 +54,8 @@ Teller: TypeAlias = Callable[[RunState, Sequence[Fact]], None]
 """Is given facts that have become durable and the state that they led to, and must not raise.
 
 Of all processes one is given each fact, once; none is given it when its writer died, or was cancelled, before it
-had the answer. That a run was cancelled its owner tells, whoever cancelled it.
+had the answer. That a run was cancelled its owner tells, whoever cancelled it: none, when it begins again before its
+dead owner is replaced, and two, when the answer was lost and it has been given back since.
 """
 
 

@@ -234,8 +234,9 @@ class RunActor:
 
     async def _drive(self, tasks: anyio.abc.TaskGroup) -> None:
         try:
-            workflow = definition_of(self.state, self._host.registry)
-            if self.state.status is Status.PENDING and not self.state.checked:
+            # One that has ended is only given back, whatever became of its definition.
+            workflow = None if self.state.ended else definition_of(self.state, self._host.registry)
+            if workflow is not None and self.state.status is Status.PENDING and not self.state.checked:
                 payloads = await self.payloads([self.state.input])
                 fault = find_fault(workflow, payloads[self.state.input], self.state.config)
                 if fault is not None:
@@ -277,8 +278,7 @@ class RunActor:
             # Somebody else ended it and left it ours, so that we would notice.
             if not await self._release():
                 return True
-            if self.state.status is Status.CANCELLED:
-                self._tell([RunCancelled()])
+            self._tell([RunCancelled()] if self.state.status is Status.CANCELLED else ())
             return False
         for step in steps:
             if isinstance(step, Poll) and step.stage_id not in self._polling and not self._draining:
@@ -516,11 +516,13 @@ class RunActor:
         if stored.head.seq < self.state.seq:
             # The store lost what it had acknowledged (a failover, a restore): nothing held here is worth keeping.
             raise LeaseLost(self.run_id, session_id=self.lease.session_id)
+        was_cancelled = self.state.status is Status.CANCELLED
         self.state = fold_stored(stored, self.state)
         if not self.state.ended:
             # Whoever cancels a run that is owned leaves it to its owner to tell, who tells when it gives the run back.
-            # This one has begun again since.
-            self._tell([fact for fact in _facts_of(stored) if isinstance(fact, RunCancelled)])
+            # This one has begun again before.
+            told = [fact for fact in _facts_of(stored) if isinstance(fact, RunCancelled)]
+            self._tell([RunCancelled(), *told] if was_cancelled else told)
         self.inline.update(inline_bodies(stored.rows))
         self._cancel_superseded()
 

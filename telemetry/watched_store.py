@@ -104,9 +104,11 @@ class WatchedPersistence:
         finally:
             appends.answered(append, done=done)
         scope.born = scope.born or append.new is not None
-        # What others have ended its owner tells, once it gives the run back.
+        # What others have ended its owner tells, as soon as it gives the run back: its bodies may take long to end.
         if gives_back or (_ends(append) and not owned):
             scope.ended[append.run_id] = append
+        if gives_back:
+            await self._tracing.send_roots(scope)
         if append.events is not None:
             await self._noted(append, append.events, scope, trace)
         return owned

@@ -175,8 +175,7 @@ def _claim_of_jobs(case: Case) -> Explanation:
     return Explanation(
         reason="claim",
         because=[f'Stage "{job.stage_id}": {job_held(case, job)}' for job in case.jobs],
-        then="Any process that knows its workflow takes note of the loss, or a ServerlessHost whose tick is called.",
-        advice=[f"If nobody does: leasehold up --queues {queues}; or have the ServerlessHost called."],
+        advice=[f"If nobody looks: leasehold up --queues {queues}; or have the ServerlessHost called."],
     )
 
 

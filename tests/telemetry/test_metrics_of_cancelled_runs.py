@@ -116,3 +116,39 @@ async def test_a_run_whose_owner_died_is_counted_by_whoever_takes_it_over(
 
 def cancels(append: Append) -> bool:
     return b"run.cancelled" in (append.events or b"")
+
+
+async def test_a_cancelled_run_of_a_changed_definition_is_given_back_and_not_set_aside(
+    metered: Metered, store: SharedStore, log: LogCapture
+) -> None:
+    held, changed = holding(Gate()), WorkflowBuilder("held", input=Doc, output=Doc).pipe(Gate().stage("else")).build()
+    async with store.client(held) as client:
+        run = await client.start(held, Doc(text="a"))
+        persistence = client.storage.persistence
+        info = SessionInfo(name="dead", hostname="host", pid=1)
+        session = await persistence.open_session(info, client.app.known(), lease=timedelta(seconds=10))
+        assert len(await persistence.claim(session, 10)) == 1
+        await client.run(run.id).cancel()
+        await persistence.close_session(session)
+
+        async with store.supervisor(changed):
+            await until(lambda: metered.points(names.RUNS_CANCELLED) == {("held",): 1})
+
+    assert "run.parked" not in [line["event"] for line in log.entries]
+
+
+async def test_a_run_that_begins_again_while_its_owner_gives_it_back_is_counted(metered: Metered) -> None:
+    slow, gate = HeldStore(), Gate()
+    held, store = holding(gate), in_memory(slow)
+    async with store.client(held) as client, store.supervisor(held):
+        run = await client.start(held, Doc(text="a"))
+        await until(lambda: gate.entered)
+        slow.before = lambda append: append.mode == "release"
+        await client.run(run.id).cancel()
+        await until(lambda: slow.held)
+        await client.run(run.id).rerun_from("hold")
+        slow.let_go()
+        await until(lambda: len(gate.entered) == 2)
+        gate.open()
+
+        assert metered.points(names.RUNS_CANCELLED) == {("held",): 1}

@@ -279,10 +279,14 @@ async def test_the_owner_of_a_run_sends_its_root_when_a_process_that_does_not_tr
             await client.run(run.id).cancel("enough")
             await until(lambda: supervisor.stats().actors == 0)
 
-    root, execute = sent.root(run.id), sent.named("job.execute")[0]
+        described = await client.run(run.id).describe()
+
+    root, (execute,) = sent.root(run.id), sent.named("job.execute")
     assert (root.attributes or {})["leasehold.outcome"] == "cancelled"
-    assert root.end_time == execute.end_time
-    check_whole(sent.of(run.id))
+    # It covers what had been interrupted by then.
+    assert root.end_time in (to_ns(described.completed_at), execute.end_time)
+    assert execute.parent is not None
+    assert execute.parent.span_id == root.context.span_id
 
 
 async def test_a_run_that_ended_without_its_owner_who_died_has_its_root_from_whoever_takes_it_over(

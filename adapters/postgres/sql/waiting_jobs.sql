@@ -1,6 +1,6 @@
 -- Jobs that are due and that nobody has, by queue: not taken, or taken by somebody whose lease is over.
 -- Called by: adapters.postgres.listings (backlog), now and then, by processes whose metrics somebody reads.
--- Index: jobs_due, jobs_leased, jobs_session, runs_pkey. $1 how far to look in a queue, a workflow and a priority.
+-- Index: jobs_due, jobs_leased, jobs_session, runs_pkey. $1 how far to count in a queue, a workflow and a priority.
 --
 -- Which of these there are is found by going from the first entry of one to the first of the next in the index.
 WITH RECURSIVE kinds AS (
@@ -22,29 +22,35 @@ WITH RECURSIVE kinds AS (
         LIMIT 1
     ) AS next
 ), waiting AS (
-    SELECT k.queue, due.run_id, due.due_at AS since
+    SELECT k.queue, due.due_at AS since
     FROM kinds AS k
     CROSS JOIN LATERAL (
-        SELECT j.run_id, j.due_at
-        FROM leasehold.jobs AS j
-        WHERE j.token IS NULL AND j.queue = k.queue AND j.workflow_key = k.workflow_key AND j.priority = k.priority
-          AND j.due_at <= statement_timestamp()
-        ORDER BY j.due_at
+        SELECT free.run_id, free.due_at
+        FROM (
+            SELECT j.run_id, j.due_at
+            FROM leasehold.jobs AS j
+            WHERE j.token IS NULL AND j.queue = k.queue AND j.workflow_key = k.workflow_key AND j.priority = k.priority
+              AND j.due_at <= statement_timestamp()
+            ORDER BY j.due_at
+            -- Any number of them may be of runs that are set aside, which nobody takes: past some of those, too.
+            LIMIT 10 * $1
+        ) AS free
+        WHERE (SELECT r.parked_reason IS NULL FROM leasehold.runs AS r WHERE r.id = free.run_id)
         LIMIT $1
     ) AS due
     UNION ALL
     (
-        SELECT j.queue, j.run_id, j.lease_until
+        SELECT j.queue, j.lease_until
         FROM leasehold.jobs AS j
         WHERE j.lease_until <= statement_timestamp()
         ORDER BY j.lease_until
         LIMIT $1
     )
     UNION ALL
-    SELECT orphan.queue, orphan.run_id, o.lease_expires_at
+    SELECT orphan.queue, o.lease_expires_at
     FROM leasehold.sessions AS o
     CROSS JOIN LATERAL (
-        SELECT j.queue, j.run_id
+        SELECT j.queue
         FROM leasehold.jobs AS j
         WHERE j.session = o.id
         LIMIT $1
@@ -53,6 +59,4 @@ WITH RECURSIVE kinds AS (
 )
 SELECT w.queue, count(*) AS jobs, statement_timestamp() - min(w.since) AS oldest_age
 FROM waiting AS w
--- Nobody takes those of a run that is set aside. After the limits, because there may be any number of them.
-WHERE (SELECT r.parked_reason IS NULL FROM leasehold.runs AS r WHERE r.id = w.run_id)
 GROUP BY w.queue
