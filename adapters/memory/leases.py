@@ -94,7 +94,8 @@ def beat(tables: Tables, session_id: str, now: datetime, *, adrift: bool) -> Bea
 def look(tables: Tables, definitions: Sequence[tuple[str, str]], limit: int, now: datetime) -> Sequence[StoredHistory]:
     """What a claim for these definitions would take."""
     known = frozenset(definitions)
-    orphans = nsmallest(limit, _orphans(tables, known), key=_claiming_order)
+    left = (run for run in _orphans(tables, known) if not run.ended)
+    orphans = nsmallest(limit, left, key=_claiming_order)
     waiting = _known(tables.waiting.values(), known)
     ready = (run for run in waiting if run.wake_at is not None and run.wake_at <= now)
     due = nsmallest(limit - len(orphans), ready, key=_claiming_order)

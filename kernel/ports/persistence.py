@@ -431,6 +431,7 @@ class Claims(Protocol):
     async def look_due(self, definitions: Sequence[tuple[str, str]], limit: int, /) -> Sequence[StoredHistory]:
         """Up to `limit` runs that a claim for these workflows would take, without taking them; histories with bodies.
 
+        Left out are those that have ended since their owner died, with which there is nothing to do but to take them.
         What is wanted of them is appended on the condition that nobody was faster (`dispatch`). Raises: Unavailable.
         """
         ...

@@ -511,6 +511,14 @@ async def test_runs_that_are_due_can_be_looked_at_without_being_taken(world: Wor
     assert len(await world.claims(await world.session())) == 3
 
 
+async def test_a_run_that_has_ended_since_its_owner_died_is_not_found_to_be_handed_over(world: World) -> None:
+    orphan = await world.orphan()
+    await world.adds(orphan, cancelling)
+
+    assert list(await world.store.look_due([(world.workflow, "1")], 10)) == []
+    assert await world.claims(await world.session()) == [orphan.id]
+
+
 async def test_a_run_without_an_owner_is_parked_from_outside_and_one_with_an_owner_is_not(world: World) -> None:
     free, owned = await world.create(), await world.create(owner=await world.session())
 

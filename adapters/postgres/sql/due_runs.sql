@@ -12,6 +12,8 @@ WITH known AS MATERIALIZED (
         SELECT r.id, r.priority
         FROM leasehold.runs AS r
         WHERE r.owner = o.id AND r.workflow_key = known.workflow_key AND r.format <= $3
+          -- What has ended there is nothing to do with but to take it, for whoever takes runs.
+          AND r.completed_at IS NULL
         LIMIT $2
     ) AS orphan
     WHERE o.condemned_at IS NOT NULL
