@@ -1,6 +1,6 @@
 -- Jobs that are due and that nobody has, by queue: not taken, or taken by somebody whose lease is over.
 -- Called by: adapters.postgres.listings (backlog), now and then, by processes whose metrics somebody reads.
--- Index: jobs_due, jobs_leased, jobs_session, runs_pkey. $1 how far to count in a queue, a workflow and a priority.
+-- Index: jobs_due, jobs_leased, jobs_session, runs_parked. $1 how far to count in a queue, a workflow and a priority.
 --
 -- Which of these there are is found by going from the first entry of one to the first of the next in the index.
 WITH RECURSIVE kinds AS (
@@ -21,6 +21,12 @@ WITH RECURSIVE kinds AS (
         ORDER BY j.queue, j.workflow_key, j.priority
         LIMIT 1
     ) AS next
+), parked AS MATERIALIZED (
+    -- Runs that are set aside, whose jobs nobody takes; looked up once, and not for each job. Further ones wait in vain.
+    SELECT r.id
+    FROM leasehold.runs AS r
+    WHERE r.parked_reason IS NOT NULL
+    LIMIT 100 * $1
 ), waiting AS (
     SELECT k.queue, due.due_at AS since
     FROM kinds AS k
@@ -32,10 +38,9 @@ WITH RECURSIVE kinds AS (
             WHERE j.token IS NULL AND j.queue = k.queue AND j.workflow_key = k.workflow_key AND j.priority = k.priority
               AND j.due_at <= statement_timestamp()
             ORDER BY j.due_at
-            -- Any number of them may be of runs that are set aside, which nobody takes: past some of those, too.
             LIMIT 10 * $1
         ) AS free
-        WHERE (SELECT r.parked_reason IS NULL FROM leasehold.runs AS r WHERE r.id = free.run_id)
+        WHERE free.run_id NOT IN (SELECT p.id FROM parked AS p)
         LIMIT $1
     ) AS due
     UNION ALL
