@@ -132,7 +132,7 @@ def waiting(tables: Tables, now: datetime) -> Mapping[str, QueueBacklog]:
     found: dict[str, list[datetime]] = {}
     for job in tables.jobs.values():
         if job.due_at <= now and not _is_held(tables, job, now) and tables.runs[job.run_id].parked_reason is None:
-            found.setdefault(job.queue, []).append(_free_since(tables, job))
+            found.setdefault(job.queue, []).append(_free_since(tables, job, now))
     return {queue: QueueBacklog(jobs=len(due), oldest_age=now - min(due)) for queue, due in found.items()}
 
 
@@ -242,10 +242,13 @@ def infos(tables: Tables, run_ids: Collection[str], now: datetime) -> Sequence[J
     )
 
 
-def _free_since(tables: Tables, job: Job) -> datetime:
+def _free_since(tables: Tables, job: Job, now: datetime) -> datetime:
     if job.token is None:
         return job.due_at
-    return tables.sessions[job.session_id].expires_at if job.session_id is not None else job.lease_until or job.due_at
+    if job.session_id is not None:
+        # One that was closed has ended before its lease would have; since when is not written down.
+        return min(tables.sessions[job.session_id].expires_at, now)
+    return job.lease_until or job.due_at
 
 
 def _is_held(tables: Tables, job: Job, now: datetime) -> bool:

@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 from adapters.memory import MemoryBlobStore, MemoryPersistence
 from adapters.system import RandomIds, SystemClock
 from kernel import Unavailable, Workflow
-from kernel.ports.persistence import Append, Beat, Heartbeat
+from kernel.ports.persistence import Append, Beat, Heartbeat, SessionInfo
 from runtime import App, Client, ServerlessHost, Settings, Supervisor
 from runtime.actor import Wait
 from runtime.bootstrap import Storage, open_storage
@@ -98,6 +98,17 @@ async def lose_lease(supervisor: Supervisor) -> str:
     assert session is not None
     await supervisor.storage.persistence.close_session(session)
     return session
+
+
+@asynccontextmanager
+async def dead_owner(client: Client) -> AsyncGenerator[None]:
+    """Meanwhile the one run that is due belongs to a session whose process does nothing; it is condemned at the end."""
+    persistence = client.storage.persistence
+    info = SessionInfo(name="dead", hostname="host", pid=1)
+    session = await persistence.open_session(info, client.app.known(), lease=timedelta(seconds=10))
+    assert len(await persistence.claim(session, 10)) == 1
+    yield
+    await persistence.close_session(session)
 
 
 async def until(fact: Callable[[], T | Awaitable[T]], *, within_s: float = WAIT_S) -> T:

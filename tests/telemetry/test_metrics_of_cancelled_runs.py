@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 from anyio import create_task_group
 from structlog.testing import LogCapture
 
 from kernel import RunCancelled, Workflow, WorkflowBuilder
-from kernel.ports.persistence import Append, SessionInfo
+from kernel.ports.persistence import Append
 from telemetry import names
 from telemetry.metrics import use_meters
 from tests.runtime.gates import Doc, Gate
 from tests.runtime.held_store import HeldStore
-from tests.runtime.shared_store import SharedStore, in_memory, until
+from tests.runtime.shared_store import SharedStore, dead_owner, in_memory, until
 from tests.telemetry.metered import Metered
 
 pytestmark = pytest.mark.anyio
@@ -99,12 +97,8 @@ async def test_a_run_whose_owner_died_is_counted_by_whoever_takes_it_over(
     held = holding(Gate())
     async with store.client(held) as client:
         run = await client.start(held, Doc(text="a"))
-        persistence = client.storage.persistence
-        info = SessionInfo(name="dead", hostname="host", pid=1)
-        session = await persistence.open_session(info, client.app.known(), lease=timedelta(seconds=10))
-        assert len(await persistence.claim(session, 10)) == 1
-        await client.run(run.id).cancel()
-        await persistence.close_session(session)
+        async with dead_owner(client):
+            await client.run(run.id).cancel()
 
         async with store.supervisor(held):
             await until(lambda: metered.points(names.RUNS_CANCELLED) == {("held",): 1})
@@ -124,12 +118,8 @@ async def test_a_cancelled_run_of_a_changed_definition_is_given_back_and_not_set
     held, changed = holding(Gate()), WorkflowBuilder("held", input=Doc, output=Doc).pipe(Gate().stage("else")).build()
     async with store.client(held) as client:
         run = await client.start(held, Doc(text="a"))
-        persistence = client.storage.persistence
-        info = SessionInfo(name="dead", hostname="host", pid=1)
-        session = await persistence.open_session(info, client.app.known(), lease=timedelta(seconds=10))
-        assert len(await persistence.claim(session, 10)) == 1
-        await client.run(run.id).cancel()
-        await persistence.close_session(session)
+        async with dead_owner(client):
+            await client.run(run.id).cancel()
 
         async with store.supervisor(changed):
             await until(lambda: metered.points(names.RUNS_CANCELLED) == {("held",): 1})

@@ -32,12 +32,11 @@ from kernel import (
     batch_stage,
     stage,
 )
-from kernel.ports.persistence import SessionInfo
 from runtime import App, Client
 from telemetry.run_trace import own_trace_id, root_id, to_ns
 from telemetry.tracing import Tracing
 from tests.runtime.gates import Doc, Gate
-from tests.runtime.shared_store import SharedStore, lose_lease, until
+from tests.runtime.shared_store import SharedStore, dead_owner, lose_lease, until
 from tests.telemetry.trees import Sent, check_whole
 
 pytestmark = pytest.mark.anyio
@@ -295,12 +294,8 @@ async def test_a_run_that_ended_without_its_owner_who_died_has_its_root_from_who
     workflow = gated(Gate())
     async with store.client(workflow) as client:
         run = await client.start(workflow, Doc(text="a"))
-        persistence = client.storage.persistence
-        info = SessionInfo(name="dead", hostname="host", pid=1)
-        session = await persistence.open_session(info, client.app.known(), lease=timedelta(seconds=10))
-        assert len(await persistence.claim(session, 10)) == 1
-        await client.run(run.id).cancel()
-        await persistence.close_session(session)
+        async with dead_owner(client):
+            await client.run(run.id).cancel()
         assert not sent.named("run gated")
 
         async with store.supervisor(workflow):

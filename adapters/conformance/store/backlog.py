@@ -129,8 +129,24 @@ async def test_a_job_whose_holder_is_gone_waits_again(world: World) -> None:
     world.backdoor.expire_job(run.id, by_time.lease.stage_id)
     lost_by_time = await waiting_jobs(world)
     await world.store.close_session(session)
+    found = (await world.store.backlog()).queues["gpu"]
 
-    assert (taken - before, lost_by_time - before, await waiting_jobs(world) - before) == (0, 1, 2)
+    assert (taken - before, lost_by_time - before, found.jobs - before) == (0, 1, 2)
+
+
+async def test_a_job_waits_from_the_moment_when_its_session_was_closed_and_not_from_the_end_of_its_lease(
+    world: World,
+) -> None:
+    before = await waiting_jobs(world)
+    await a_queued_run(world)
+    session = await world.session()
+    assert len(await take(world, 2, holder=session)) == 2
+    await world.store.close_session(session)
+
+    found = (await world.store.backlog()).queues["gpu"]
+
+    assert found.jobs - before == 2
+    assert found.oldest_age >= timedelta(0)
 
 
 async def test_the_age_of_a_queue_is_that_of_the_job_that_has_been_due_longest(world: World) -> None:

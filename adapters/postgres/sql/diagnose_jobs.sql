@@ -13,7 +13,10 @@ SELECT q.queue,
            WHERE o.condemned_at IS NULL AND o.lease_expires_at > clock_timestamp() AND q.queue = ANY (o.queues)
        ) AS served
 FROM (
-    SELECT j.queue, j.token IS NOT NULL AS lost, coalesce(j.lease_until, o.lease_expires_at, j.due_at) AS since
+    SELECT j.queue,
+           j.token IS NOT NULL AS lost,
+           -- A session that was closed has ended before its lease would have.
+           coalesce(j.lease_until, least(o.condemned_at, o.lease_expires_at), j.due_at) AS since
     FROM leasehold.jobs AS j
     LEFT JOIN leasehold.sessions AS o ON o.id = j.session
     WHERE CASE

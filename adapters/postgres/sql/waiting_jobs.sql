@@ -22,7 +22,7 @@ WITH RECURSIVE kinds AS (
         LIMIT 1
     ) AS next
 ), parked AS MATERIALIZED (
-    -- Runs that are set aside, whose jobs nobody takes; looked up once, and not for each job. Further ones wait in vain.
+    -- Runs that are set aside, whose jobs nobody takes; looked up once, and not for each job.
     SELECT r.id
     FROM leasehold.runs AS r
     WHERE r.parked_reason IS NOT NULL
@@ -52,7 +52,7 @@ WITH RECURSIVE kinds AS (
         LIMIT $1
     )
     UNION ALL
-    SELECT orphan.queue, o.lease_expires_at
+    SELECT orphan.queue, least(o.condemned_at, o.lease_expires_at)
     FROM leasehold.sessions AS o
     CROSS JOIN LATERAL (
         SELECT j.queue
